@@ -259,6 +259,22 @@ bench: build assets ## Measure the agent among thousands of Nodes. BENCH="-nodes
 	@$(PROGRESS) "compiling the benchmark" $(GOBUILD) -o bin/bench ./test/bench
 	@bin/bench $(BENCH)
 
+.PHONY: bench-plots
+bench-plots: build assets ## Measure among 100 to 20,000 Nodes, in about a quarter of an hour, and draw docs/pictures. PLOTS="-draw" passes flags.
+	@$(PROGRESS) "compiling the benchmark" $(GOBUILD) -o bin/bench ./test/bench
+	@$(PROGRESS) "compiling the plotter" $(GOBUILD) -o bin/plots ./hack/plots
+	@bin/plots $(PLOTS)
+
+.PHONY: bench-check
+bench-check: ## Count allocations, bytes and netlink messages of the costly steps; fail if one grew by more than a tenth.
+	@$(PROGRESS) "compiling the comparison of counts" $(GOBUILD) -o bin/counts ./hack/counts
+	@bin/counts
+
+.PHONY: bench-counts
+bench-counts: ## Save what bench-check counts, hack/counts/counts.txt.
+	@$(PROGRESS) "compiling the comparison of counts" $(GOBUILD) -o bin/counts ./hack/counts
+	@bin/counts -save
+
 .PHONY: soak
 soak: build assets ## Inject 3,000 random faults into a node, in ten minutes, and look for leaks in its agent. SOAK="-for 8h" passes flags.
 	@$(PROGRESS) "compiling the soak test" $(GOBUILD) -o bin/soak ./test/soak

@@ -58,7 +58,7 @@ func (m *machine) allocated(all []*topology.Node) uint64 {
 // BenchmarkForeignFlap is a second in which one of 50,000 irrelevant routes flaps 100 times, with
 // an agent that makes up to 20 passes a second.
 func BenchmarkForeignFlap(b *testing.B) {
-	m := newMachine(&testing.T{})
+	m := newMachine(b)
 	all := nodes(10)
 	m.bulk(50_000, "192.168.1.1")
 	news := m.watchSettled(all)
@@ -103,7 +103,7 @@ func cpu() time.Duration {
 }
 
 func BenchmarkFullRead(b *testing.B) {
-	m := newMachine(&testing.T{})
+	m := newMachine(b)
 	all := nodes(10)
 	m.settle(all)
 	m.bulk(fullTable, "192.168.1.1")

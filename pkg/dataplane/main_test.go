@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { os.Exit(testutil.RunInSandbox(m, nil)) }
 // router behind it, and nothing of ours is there.
 type machine struct {
 	*Kernel
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	ipv6 bool // whether it has any
 	nl   *rtnl.Handle
@@ -39,7 +39,7 @@ type machine struct {
 }
 
 // newMachine moves the test to a fresh namespace. Its thread ends with the test.
-func newMachine(t *testing.T) *machine {
+func newMachine(t testing.TB) *machine {
 	t.Helper()
 	testutil.NeedSandbox(t)
 	runtime.LockOSThread()

@@ -42,10 +42,10 @@ func (m *machine) addBatch(all []topology.Route) time.Duration {
 	return time.Since(begin)
 }
 
-// BenchmarkApply adds routes by Apply and by `ip -batch`, by turns. The kernel looks for a next hop
+// BenchmarkApplyRate adds routes by Apply and by `ip -batch`, by turns. The kernel looks for a next hop
 // to share among all by the same device (fib_find_info of net/ipv4/fib_semantics.c), so a route by a
 // gateway of its own costs more the more there are.
-func BenchmarkApply(b *testing.B) {
+func BenchmarkApplyRate(b *testing.B) {
 	for _, c := range []struct{ routes, gateways int }{{5_000, 5_000}, {5_000, 200}, {100_000, 200}} {
 		b.Run(fmt.Sprintf("routes=%d/gateways=%d", c.routes, c.gateways), func(b *testing.B) {
 			m := newMachine(&testing.T{})

@@ -148,8 +148,7 @@ func TestOverflowIsAnAudit(t *testing.T) {
 }
 
 func BenchmarkNewRoute(b *testing.B) {
-	t := &testing.T{}
-	m := newMachine(t)
+	m := newMachine(b)
 	all := nodes(5000)
 	m.settle(all[:4999])
 	for b.Loop() {

@@ -178,7 +178,7 @@ func (s *Source) listerWatcher() cache.ListerWatcher {
 			stream := newWireStream(body)
 			stream.own, stream.onEvent = s.Own, s.recordContact
 			s.watches.Add(1)
-			stream.onClose = func() { s.watches.Add(-1) }
+			stream.onClose, stream.onBreak = func() { s.watches.Add(-1) }, s.recordBreak
 			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), stream, reporter), nil
 		},
 	}
@@ -237,13 +237,25 @@ func (s *Source) recordError(err error) {
 	if s.view.Synced || news {
 		s.view.Err = err
 	}
-	if answer := apierrors.APIStatus(nil); err == nil || errors.As(err, &answer) {
-		s.restored.version = "" // the server has answered, if only that it has forgotten the version
+	switch { // a server that has answered, if only that it has forgotten the version, is asked for a list if need be
+	case err == nil:
+		s.restored.version = ""
+	case refused(err):
+		s.restored.version, s.restored.from = "", ""
+	default:
+		s.resumeHere()
 	}
 	s.mu.Unlock()
 	if news {
 		s.notify()
 	}
+}
+
+// refused reports whether the server has refused a request for a reason that may last, rather than because it is busy.
+func refused(err error) bool {
+	answer := apierrors.APIStatus(nil)
+	busy := apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err)
+	return errors.As(err, &answer) && !busy
 }
 
 // sameCause reports whether two errors have one cause: a user who may not watch may not list

@@ -42,6 +42,12 @@ func (p *ControlPlane) Kill() error {
 	})
 }
 
+// PID returns the process of "kube-apiserver" or "etcd".
+func PID(program string) (int, error) {
+	pid, _, err := findChild(program, "")
+	return pid, err
+}
+
 // port is the argument that tells our API server from another one of this process.
 func (p *ControlPlane) port() string { return "--secure-port=" + p.plane.APIServer.SecureServing.Port }
 

@@ -13,6 +13,7 @@ import (
 //	Node 1       172.20.2.1   fd00:172:20::201  10.128.1.0/24   fd00:10:128:1::/64
 //	…moved       172.20.130.1
 //
+// With -claims the LAN is a /14 and a pod subnet a /26, so that there is room for more Nodes.
 // With -off-link the LAN ends before Node 1, and all other Nodes are behind the router.
 const (
 	routerIndex = -255
@@ -21,6 +22,8 @@ const (
 	movedBy = 1 << 15
 	// maxNodes leaves room on the LAN for Nodes that come and that move, and for its broadcast address.
 	maxNodes = 30000
+	// maxClaims leaves the last of the /26 of podRange4 unused.
+	maxClaims = 120000
 )
 
 var podRange4, podRange6 = netip.MustParsePrefix("10.128.0.0/9"), netip.MustParsePrefix("fd00:10:128::/48")
@@ -36,7 +39,7 @@ func hostNumber(index int) int {
 // address4 is the IPv4 address of Node number index.
 func address4(index int) netip.Addr {
 	n := hostNumber(index)
-	return netip.AddrFrom4([4]byte{172, 20, byte(n >> 8), byte(n)})
+	return netip.AddrFrom4([4]byte{172, byte(20 + n>>16), byte(n >> 8), byte(n)})
 }
 
 func address6(index int) netip.Addr {
@@ -48,6 +51,8 @@ func (l *lab) addresses(index int) []netip.Prefix {
 	bits4, bits6 := 16, 64
 	if l.opts.offLink {
 		bits4, bits6 = 23, 119
+	} else if l.opts.claims {
+		bits4 = 14
 	}
 	all := []netip.Prefix{netip.PrefixFrom(address4(index), bits4)}
 	if l.opts.dualStack {
@@ -58,6 +63,9 @@ func (l *lab) addresses(index int) []netip.Prefix {
 
 // subnets are the pod subnets of Node number index.
 func (l *lab) subnets(index int) []netip.Prefix {
+	if l.opts.claims {
+		return []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(128 + index>>10), byte(index >> 2), byte(index << 6)}), 26)}
+	}
 	all := []netip.Prefix{subnet4(index)}
 	if l.opts.dualStack {
 		all = append(all, netip.MustParsePrefix(fmt.Sprintf("fd00:10:128:%x::/64", index)))

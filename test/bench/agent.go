@@ -2,17 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // stopLimit is longer than the agent takes to end after SIGTERM.
@@ -79,34 +74,11 @@ func (a *agent) stop(ctx context.Context) error {
 	}
 }
 
-// cpu is the agent's CPU time.
-func (a *agent) cpu() (time.Duration, error) { return processTime(a.cmd.Process.Pid) }
+// cpu is the CPU time that the agent has used.
+func (a *agent) cpu() (time.Duration, error) { return process(a.cmd.Process.Pid).cpu() }
 
-// processTime is the CPU time that a process has used, user and system. Its clock counts nanoseconds, where /proc counts
-// hundredths of a second: the id of another process' clock is made of its pid (linux/posix-timers.h).
-func processTime(pid int) (time.Duration, error) {
-	const schedClock = 2
-	var used unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &used); err != nil {
-		return 0, fmt.Errorf("reading the CPU time of process %d: %w", pid, err)
-	}
-	return time.Duration(used.Nano()), nil
-}
-
-// peakMemory is the most resident memory that the process ever had, in MiB.
-func (a *agent) peakMemory() (float64, error) {
-	content, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(a.cmd.Process.Pid), "status"))
-	if err != nil {
-		return 0, fmt.Errorf("reading the agent's memory: %w", err)
-	}
-	for line := range strings.Lines(string(content)) {
-		if fields := strings.Fields(line); fields[0] == "VmHWM:" {
-			kib, err := strconv.ParseFloat(fields[1], 64)
-			return kib / 1024, err
-		}
-	}
-	return 0, errors.New("reading the agent's memory: it has ended")
-}
+// peakMemory is the most resident memory that the agent ever had, in MiB.
+func (a *agent) peakMemory() (float64, error) { return process(a.cmd.Process.Pid).peakMemory() }
 
 // logTail is the end of the agent's log, for an error message.
 func (a *agent) logTail() string {

@@ -51,7 +51,7 @@ func measureHeartbeat(ctx context.Context, l *lab, r *report) error {
 
 func processTimes(pids []int) (all []time.Duration, err error) {
 	for _, pid := range pids {
-		used, failure := processTime(pid)
+		used, failure := process(pid).cpu()
 		all, err = append(all, used), errors.Join(err, failure)
 	}
 	return all, err

@@ -35,7 +35,11 @@ func newLab(ctx context.Context, opts options) (*lab, error) {
 		return nil, err
 	}
 	l := &lab{opts: opts, cluster: c, kubeconfig: kubeconfig(opts.Dir, nodelab.AgentUser)}
-	if l.client, err = protobufClient(kubeconfig(opts.Dir, "admin")); err != nil {
+	user := "admin"
+	if opts.Fake {
+		user = nodelab.AgentUser // the only one
+	}
+	if l.client, err = protobufClient(kubeconfig(opts.Dir, user)); err != nil {
 		return nil, err
 	}
 	if err := giveAddresses("lan0", l.addresses(routerIndex)); err != nil {

@@ -61,6 +61,10 @@ func (l *lab) node(index int) *corev1.Node {
 		Spec:   corev1.NodeSpec{ProviderID: fmt.Sprintf("aws:///eu-central-1a/i-%017x", index)},
 		Status: status(index, l.addresses(index)),
 	}
+	if l.opts.claims {
+		node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(index)}}
+		node.Status.Addresses = nodeAddresses(index, l.addresses(index))
+	}
 	for _, subnet := range l.subnets(index) {
 		node.Spec.PodCIDRs = append(node.Spec.PodCIDRs, subnet.String())
 	}

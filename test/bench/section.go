@@ -22,6 +22,7 @@ const (
 	anyReach reach = iota
 	onLink
 	offLink
+	claims // on link, and a Node has nothing but its claims
 )
 
 // sections come in the order in which they run: those that restart the agent are last.
@@ -40,16 +41,24 @@ func sections() []section {
 		{"feed", measureFeed, onLink},
 		{"away", measureAway, onLink},
 		{"restart", measureRestart, anyReach},
+		{"plan", measurePlan, claims},
+		{"batch", measureBatch, claims},
 	}
 }
 
 // suits reports whether a section is meant for the state of peers that is measured.
 func (s section) suits(opts options) bool {
+	if opts.claims || s.of == claims {
+		return opts.claims && s.of == claims
+	}
 	return s.of == anyReach || (s.of == offLink) == opts.offLink
 }
 
 // sectionNames are those that suit opts.
 func sectionNames(opts options) []string {
+	if opts.agents > 0 {
+		return fleetSections
+	}
 	var names []string
 	for _, s := range sections() {
 		if s.suits(opts) {

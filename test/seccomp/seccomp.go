@@ -10,7 +10,7 @@ import (
 )
 
 // RefuseSockets makes socket(2) fail on the test's thread for a domain, or for one protocol of it.
-func RefuseSockets(t *testing.T, errno unix.Errno, domain uint32, protocol ...uint32) {
+func RefuseSockets(t testing.TB, errno unix.Errno, domain uint32, protocol ...uint32) {
 	t.Helper()
 	arguments := map[int]uint32{0: domain}
 	for _, p := range protocol {
@@ -21,7 +21,7 @@ func RefuseSockets(t *testing.T, errno unix.Errno, domain uint32, protocol ...ui
 
 // RefuseCalls makes a system call fail on the test's thread if its arguments have these values, by their index. The
 // thread ends with the test.
-func RefuseCalls(t *testing.T, errno unix.Errno, call uint32, arguments map[int]uint32) {
+func RefuseCalls(t testing.TB, errno unix.Errno, call uint32, arguments map[int]uint32) {
 	t.Helper()
 	runtime.LockOSThread()
 	load := func(offset uint32) unix.SockFilter {
