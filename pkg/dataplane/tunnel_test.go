@@ -234,6 +234,25 @@ func (m *machine) remakeTunnel(name string, change func(*rtnl.Vxlan)) error {
 	return m.nl.LinkSetUp(m.link(name))
 }
 
+// A node that no longer encapsulates deletes its tunnels first, and what filters them in the next pass, which their deletion asks
+// for.
+func TestFilterOutlivesItsTunnel(t *testing.T) {
+	m, all := tunneled(t)
+	news := m.watchSettled(all)
+	m.tune = func(*topology.Options) {}
+	c := m.pass(all)
+	table := slices.IndexFunc(c, func(x plan.Change) bool { return x.Kind() == plan.KindTable && x.Op != plan.Add })
+	tunnel := slices.IndexFunc(c, func(x plan.Change) bool { return x.Kind() == plan.KindTunnel })
+	if tunnel < 0 || table >= 0 && table < tunnel {
+		t.Errorf("the filter goes before its tunnel: %v", c)
+	}
+	m.expect(news, "the deletion of a tunnel")
+	m.awaitEmpty(all, "the setting never")
+	if got := m.observed(); len(got.Tunnels) > 0 || len(got.Masquerade.Tunnels)+len(got.Masquerade.Endpoints) > 0 {
+		t.Errorf("left are %v, %v and %v", got.Tunnels, got.Masquerade.Tunnels, got.Masquerade.Endpoints)
+	}
+}
+
 // Each is noticed by a notification and repaired by one pass, or two if the kernel removes more with
 // it, and then all is as it was.
 func TestTunnelFaultsAreRepaired(t *testing.T) {
