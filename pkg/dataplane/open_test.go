@@ -63,10 +63,12 @@ func TestFactsAndStateAreWhole(t *testing.T) {
 	}
 	m.must(os.WriteFile(filepath.Join(bin, "tuning"), nil, 0o755))
 	m.cfg.CNI.BinDir, m.cfg.CNI.PluginsDir = bin, t.TempDir()
-	with, err := New(m.cfg)
-	m.must(errors.Join(err, m.Close()))
-	m.Kernel = with
 	m.settle(nodes(2))
+	m.useTable(100)
+	m.ruleTo(100, m.nl.RuleAdd)
+	m.settle(nodes(2))
+	m.must(m.nl.RouteAdd(m.foreign("10.128.99.0/24", "192.168.1.12", "eth0", topology.MetricPeer, topology.Protocol)))
+	m.useTable(100) // which looks for routes in other tables
 	m.addPod("vethpod", "10.128.0.2/24")
 	m.must(os.Remove(filepath.Join(bin, "loopback")))
 	for file, content := range map[string]string{

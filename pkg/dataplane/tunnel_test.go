@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -185,6 +186,16 @@ func (m *machine) tunnelFaults() map[string]func(name string) error {
 			i := slices.IndexFunc(addrs, func(a rtnl.Addr) bool { return !a.IP.IsLinkLocalUnicast() })
 			return m.nl.AddrDel(m.link(name), &addrs[i])
 		},
+		"renamed": func(name string) error {
+			m.must(m.nl.LinkSetDown(m.link(name)))
+			return m.nl.LinkSetName(m.link(name), "other")
+		},
+	}
+}
+
+// settingFaults change what a tunnel is.
+func (m *machine) settingFaults() map[string]func(name string) error {
+	return map[string]func(name string) error{
 		"its mark": func(name string) error { return m.nl.LinkSetAlias(m.link(name), "mine") },
 		"learning": func(name string) error {
 			return m.changeTunnel(name, appendAttribute(nil, unix.IFLA_VXLAN_LEARNING, []byte{1, 0, 0, 0}))
@@ -197,10 +208,6 @@ func (m *machine) tunnelFaults() map[string]func(name string) error {
 		},
 		"made anew with IPv6 checksums of 0": func(name string) error {
 			return m.remakeTunnel(name, func(v *rtnl.Vxlan) { v.UDP6ZeroCSumTx = true })
-		},
-		"renamed": func(name string) error {
-			m.must(m.nl.LinkSetDown(m.link(name)))
-			return m.nl.LinkSetName(m.link(name), "other")
 		},
 	}
 }
@@ -234,6 +241,25 @@ func (m *machine) remakeTunnel(name string, change func(*rtnl.Vxlan)) error {
 	return m.nl.LinkSetUp(m.link(name))
 }
 
+// A node that no longer encapsulates deletes its tunnels first, and what filters them in the next pass, which their deletion asks
+// for.
+func TestFilterOutlivesItsTunnel(t *testing.T) {
+	m, all := tunneled(t)
+	news := m.watchSettled(all)
+	m.tune = func(*topology.Options) {}
+	c := m.pass(all)
+	table := slices.IndexFunc(c, func(x plan.Change) bool { return x.Kind() == plan.KindTable && x.Op != plan.Add })
+	tunnel := slices.IndexFunc(c, func(x plan.Change) bool { return x.Kind() == plan.KindTunnel })
+	if tunnel < 0 || table >= 0 && table < tunnel {
+		t.Errorf("the filter goes before its tunnel: %v", c)
+	}
+	m.expect(news, "the deletion of a tunnel")
+	m.awaitEmpty(all, "the setting never")
+	if got := m.observed(); len(got.Tunnels) > 0 || len(got.Masquerade.Tunnels)+len(got.Masquerade.Endpoints) > 0 {
+		t.Errorf("left are %v, %v and %v", got.Tunnels, got.Masquerade.Tunnels, got.Masquerade.Endpoints)
+	}
+}
+
 // Each is noticed by a notification and repaired by one pass, or two if the kernel removes more with
 // it, and then all is as it was.
 func TestTunnelFaultsAreRepaired(t *testing.T) {
@@ -244,7 +270,9 @@ func TestTunnelFaultsAreRepaired(t *testing.T) {
 		if !m.ipv6 && name == topology.Tunnel6 {
 			continue
 		}
-		for what, fault := range m.tunnelFaults() {
+		faults := m.tunnelFaults()
+		maps.Copy(faults, m.settingFaults())
+		for what, fault := range faults {
 			m.must(fault(name))
 			m.expect(news, what)
 			m.awaitEmpty(all, what+" of "+name)

@@ -69,7 +69,8 @@ var lones = []lone{
 	{Change{Replace, Route{Route: aRoute}}, "route 10.244.7.0/24", "ip route replace 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
 	{Change{Delete, Route{Route: aRoute}}, "route 10.244.7.0/24", "ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", true},
 	{
-		Change{Delete, StrayRoute{topology.TableRoute{Route: aRoute, Table: 254}}}, "route 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048 table 254",
+		Change{Delete, StrayRoute{topology.TableRoute{Route: aRoute, Table: 254}}},
+		"route 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048 table 254",
 		"ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048 table 254", true,
 	},
 	{Change{Delete, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb delete 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", true},

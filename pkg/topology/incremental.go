@@ -99,7 +99,7 @@ func (x *Incremental) update(opts Options, host Host, nodes []*Node, actual Stat
 	}
 	changed := newFootprint(related)
 	peers := slices.DeleteFunc(related, func(n *Node) bool { return slices.Contains(removed, n) })
-	return x.merge(opts, host, nodes, actual, changed, peers, touched), true
+	return x.merge(opts, host, actual, changed, peers, touched), true
 }
 
 // continues reports whether the peers' contributions depend on the same as in the last computation,
@@ -129,7 +129,7 @@ func (b *builder) gatewayOfPod() bool {
 
 // merge computes the State of this host with some peers, and adds the contributions of the others.
 // It returns nil if these are no longer true.
-func (x *Incremental) merge(opts Options, host Host, nodes []*Node, actual State, changed footprint, peers []*Node, touched []netip.Prefix) *computation {
+func (x *Incremental) merge(opts Options, host Host, actual State, changed footprint, peers []*Node, touched []netip.Prefix) *computation {
 	last := x.last
 	b := newBuilder(opts, host, append(slices.Clone(peers), last.basis.own), actual)
 	for _, c := range last.desired.granted {

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -38,7 +39,7 @@ func (b *builder) masquerade() {
 }
 
 // filterTunnels adds the filters of our tunnels. While our own subnets are unknown, those of the
-// table stay.
+// table stay. So does that of a tunnel that is to be deleted, until the pass after that.
 func (b *builder) filterTunnels(m *Masquerade) {
 	for _, t := range b.desired.Tunnels {
 		if own := firstOf(b.subnets, t.Local.Is4()); own.IsValid() {
@@ -51,6 +52,27 @@ func (b *builder) filterTunnels(m *Masquerade) {
 	if len(m.Tunnels) > 0 {
 		m.Endpoints = b.endpoints()
 	}
+	for _, is4 := range []bool{true, false} {
+		if _, there := b.existingTunnel(is4); there && !m.Filters(is4) && b.actual.Masquerade != nil {
+			m.keepFilter(b.actual.Masquerade, is4)
+		}
+	}
+}
+
+// keepFilter takes over the filter of a family's tunnel from another table.
+func (m *Masquerade) keepFilter(have *Masquerade, is4 bool) {
+	for _, t := range have.Tunnels {
+		if t.Own.Addr().Is4() == is4 {
+			m.Tunnels = append(m.Tunnels, t)
+		}
+	}
+	for _, addr := range have.Endpoints {
+		if addr.Is4() == is4 {
+			m.Endpoints = append(m.Endpoints, addr)
+		}
+	}
+	slices.SortFunc(m.Tunnels, func(a, c TunnelFilter) int { return cmp.Compare(a.Own.Addr().BitLen(), c.Own.Addr().BitLen()) })
+	sortAddrs(m.Endpoints)
 }
 
 func (b *builder) masqueraded(subnets []netip.Prefix) []netip.Prefix {

@@ -106,7 +106,7 @@ func (b *builder) neighborLimits(family int) {
 
 // isNeighbor reports whether packets to a peer take an entry of the neighbor table of their own. Those
 // to a gateway share one, also in a tunnel, whose own permanent entries are exempt from the limits
-// (neigh_alloc of net/core/neighbour.c).
+// (neigh_alloc of the kernel).
 func (r *reach) isNeighbor() bool {
 	return r.path == PathDirect || r.path == PathTunnel && r.by != nil && !r.by.Via.IsValid()
 }

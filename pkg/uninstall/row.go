@@ -101,10 +101,10 @@ func (rows Rows) err(agents string) error {
 func (report Report) Print(w io.Writer) error {
 	lines := make([][]string, len(report.Nodes))
 	for i, r := range report.Nodes {
-		lines[i] = []string{r.Node, r.result(), r.count(plan.KindRoute), r.outcome(plan.KindTable), r.outcome(plan.KindCNI), r.outcome(plan.KindBridge), r.note()}
+		lines[i] = []string{r.Node, r.result(), r.count(plan.KindRoute), r.count(plan.KindTunnel), r.outcome(plan.KindTable), r.outcome(plan.KindCNI), r.outcome(plan.KindBridge), r.note()}
 	}
 	var out bytes.Buffer
-	header := []string{"NODE", "RESULT", "ROUTES", "TABLE", "CNI CONFIG", "BRIDGE", "NOTE"}
+	header := []string{"NODE", "RESULT", "ROUTES", "TUNNELS", "TABLE", "CNI CONFIG", "BRIDGE", "NOTE"}
 	text.Table(&out, text.Gap, header, lines, nil)
 	_, err := w.Write(out.Bytes())
 	return err

@@ -55,32 +55,35 @@ func TestRows(t *testing.T) {
 	}{
 		"cleaned": {
 			node(" ", corev1.ConditionFalse), pod(ended(0, `{"removed":{"route":7,"nftables table":1,"CNI config":2,"bridge":1}}`), none),
-			"clean 7 removed removed removed",
+			"clean 7 0 removed removed removed",
 		},
-		"nothing was there": {node(" ", corev1.ConditionTrue), pod(ended(0, `{"removed":{}}`), none), "clean 0 none none none"},
-		"said nothing":      {node(" ", corev1.ConditionTrue), pod(ended(0, ""), none), "clean 0 none none none"},
+		"nothing was there": {node(" ", corev1.ConditionTrue), pod(ended(0, `{"removed":{}}`), none), "clean 0 0 none none none"},
+		"said nothing":      {node(" ", corev1.ConditionTrue), pod(ended(0, ""), none), "clean 0 0 none none none"},
+		"tunnels": {
+			node(" ", corev1.ConditionTrue), pod(ended(0, `{"removed":{"route":7,"tunnel":2,"nftables table":1}}`), none), "clean 7 2 removed none none",
+		},
 		"under pods": {
 			node(" ", corev1.ConditionTrue), pod(ended(0, `{"removed":{"route":7},"kept":["bridge plainroute0"]}`), none),
-			"clean 7 none none stays pods are attached, so these stay: bridge plainroute0",
+			"clean 7 0 none none stays pods are attached, so these stay: bridge plainroute0",
 		},
 		"not detached": {
 			node(" ", corev1.ConditionTrue), pod(ended(0, `{"removed":{"bridge":1},"undetached":2}`), none),
-			"clean 0 none none removed dead sandboxes are not detached (2), and a late CNI DEL may create the folder ipam of the run folder again",
+			"clean 0 0 none none removed dead sandboxes are not detached (2), and a late CNI DEL may create the folder ipam of the run folder again",
 		},
 		"refused": {
 			node(" ", corev1.ConditionFalse), pod(backOff("CrashLoopBackOff"), ended(3, `{"removed":{},"refused":true,"error":"an agent runs"}`)),
-			"NOT CLEAN - - - - refused: an agent runs",
+			"NOT CLEAN - - - - - refused: an agent runs",
 		},
-		"hostile":        {node(" ", corev1.ConditionTrue), pod(ended(0, `{"removed":{},"kept":["bridge \u001b[31m"]}`), none), `clean 0 none none stays pods are attached, so these stay: bridge \u001b[31m`},
-		"failed":         {node(" ", corev1.ConditionFalse), pod(running, ended(1, `{"removed":{},"error":"listing links"}`)), "NOT CLEAN - - - - listing links"},
-		"killed":         {node(" ", corev1.ConditionFalse), pod(backOff("CrashLoopBackOff"), ended(137, "")), "NOT CLEAN - - - - cleanup ended with code 137 (Error)"},
-		"cut off":        {node(" ", corev1.ConditionFalse), pod(ended(1, `{"removed":{"rou`), none), `NOT CLEAN - - - - {"removed":{"rou`},
-		"still running":  {node(" ", corev1.ConditionFalse), pod(running, none), "NOT CLEAN - - - - cleanup has not ended"},
-		"no image":       {node(" ", corev1.ConditionTrue), pod(backOff("ErrImagePull"), none), "NOT CLEAN - - - - its pod has not started: ErrImagePull back-off"},
-		"not scheduled":  {node(" ", corev1.ConditionTrue), unscheduled, "NOT CLEAN - - - - its pod has not started: Unschedulable Too many pods"},
-		"without a pod":  {node(" ", corev1.ConditionTrue), nil, "NOT CLEAN - - - - it has no pod (kubectl describe daemonsets -A -l app.kubernetes.io/name=plainroute-cleanup)"},
-		"does not speak": {node(" ", corev1.ConditionUnknown), pod(none, none), "NOT CLEAN - - - - the node does not answer"},
-		"deleted":        {nil, nil, "gone - - - - the Node no longer exists"},
+		"hostile":        {node(" ", corev1.ConditionTrue), pod(ended(0, `{"removed":{},"kept":["bridge \u001b[31m"]}`), none), `clean 0 0 none none stays pods are attached, so these stay: bridge \u001b[31m`},
+		"failed":         {node(" ", corev1.ConditionFalse), pod(running, ended(1, `{"removed":{},"error":"listing links"}`)), "NOT CLEAN - - - - - listing links"},
+		"killed":         {node(" ", corev1.ConditionFalse), pod(backOff("CrashLoopBackOff"), ended(137, "")), "NOT CLEAN - - - - - cleanup ended with code 137 (Error)"},
+		"cut off":        {node(" ", corev1.ConditionFalse), pod(ended(1, `{"removed":{"rou`), none), `NOT CLEAN - - - - - {"removed":{"rou`},
+		"still running":  {node(" ", corev1.ConditionFalse), pod(running, none), "NOT CLEAN - - - - - cleanup has not ended"},
+		"no image":       {node(" ", corev1.ConditionTrue), pod(backOff("ErrImagePull"), none), "NOT CLEAN - - - - - its pod has not started: ErrImagePull back-off"},
+		"not scheduled":  {node(" ", corev1.ConditionTrue), unscheduled, "NOT CLEAN - - - - - its pod has not started: Unschedulable Too many pods"},
+		"without a pod":  {node(" ", corev1.ConditionTrue), nil, "NOT CLEAN - - - - - it has no pod (kubectl describe daemonsets -A -l app.kubernetes.io/name=plainroute-cleanup)"},
+		"does not speak": {node(" ", corev1.ConditionUnknown), pod(none, none), "NOT CLEAN - - - - - the node does not answer"},
+		"deleted":        {nil, nil, "gone - - - - - the Node no longer exists"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			nodes := map[string]*corev1.Node{"n": c.node}
