@@ -98,7 +98,7 @@ func TestDeletionSparesOtherProtocols(t *testing.T) {
 		m.must(m.nl.RouteAdd(&theirs))
 		dst, _ := netip.ParsePrefix(ours.Dst.String())
 		via, _ := netip.AddrFromSlice(ours.Gw)
-		mine := topology.Route{Dst: dst, Via: via.Unmap(), Dev: "eth0", Protocol: topology.Protocol, Metric: ours.Priority}
+		mine := topology.Route{Dst: dst, Via: via.Unmap(), Dev: "eth0", Protocol: topology.Protocol, Metric: uint32(ours.Priority)}
 		m.must(m.Apply(t.Context(), routes(plan.Delete, mine)))
 		if left, err := m.nl.RouteListFiltered(rtnl.FAMILY_ALL, &rtnl.Route{Dst: ours.Dst}, rtnl.RT_FILTER_DST); err != nil || len(left) != 1 {
 			t.Errorf("of %s there are %v (%v)", ours.Dst, left, err)
