@@ -16,7 +16,7 @@ type podNetwork struct {
 	tunnels  []string // devices into which other nodes may still send
 	configs  []string // in the CNI folder
 	chains   []string // of nftables, iptables-nft's too
-	protocol uint8      // of its routes (rtm_protocol), 0 if it has none of its own
+	protocol uint8    // of its routes (rtm_protocol), 0 if it has none of its own
 	idle     bool     // the objects are leftovers only while no pod is attached
 	remedy   string
 }
