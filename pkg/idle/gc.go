@@ -6,9 +6,10 @@ import (
 	"sync/atomic"
 )
 
-// GC collects garbage between passes. A pass among thousands of Nodes makes two megabytes of
-// it, and every second pass would start the collector, which makes allocations slower and
-// occupies the cores: among 5,000 Nodes that was a third of the time from the watch to the route.
+// GC collects garbage between passes. A pass among thousands of Nodes makes more than a
+// megabyte of it, and every second pass would start the collector, which makes allocations slower
+// and occupies the cores: among 5,000 Nodes that was a third of the time from the watch to the
+// route.
 type GC struct{ busy atomic.Bool }
 
 // AfterPass starts a collection in the background if the next pass might start one.

@@ -144,7 +144,8 @@ func (w *routeWatch) expect(want func(routeEvent) bool, matched chan time.Time) 
 
 // allBack calls cause, which deletes a number of peers' routes, and returns when the last of them was added again. The agent
 // may add one while others are still being deleted.
-func (w *routeWatch) allBack(ctx context.Context, number int, cause func() error) (last time.Time, err error) {
+func (w *routeWatch) allBack(ctx context.Context, number int, cause func() error) (time.Time, error) {
+	var last time.Time
 	deleted, missing := map[object]bool{}, map[object]bool{}
 	w.expect(func(e routeEvent) bool {
 		switch {
@@ -159,17 +160,17 @@ func (w *routeWatch) allBack(ctx context.Context, number int, cause func() error
 	}, nil)
 	defer w.expect(nil, nil)
 	if err := cause(); err != nil {
-		return last, err
+		return time.Time{}, err
 	}
 	for before := -1; ; {
 		if err := testutil.Pause(ctx, quiet); err != nil {
-			return last, fmt.Errorf("waiting for routes: %w", err)
+			return time.Time{}, fmt.Errorf("waiting for routes: %w", err)
 		}
 		w.mu.Lock()
-		complete, now := len(missing) == 0 && len(deleted) == number, w.count
+		complete, now, at := len(missing) == 0 && len(deleted) == number, w.count, last
 		w.mu.Unlock()
 		if complete && now == before {
-			return last, nil
+			return at, nil
 		}
 		before = now
 	}
