@@ -260,7 +260,7 @@ bench: build assets ## Measure the agent among thousands of Nodes. BENCH="-nodes
 	@bin/bench $(BENCH)
 
 .PHONY: bench-plots
-bench-plots: build assets ## Measure among 100 to 20,000 Nodes, in about a quarter of an hour, and draw docs/pictures. PLOTS="-draw" passes flags.
+bench-plots: build assets ## Measure among 100 to 20,000 Nodes, in about five minutes, and draw docs/pictures. PLOTS="-draw" passes flags.
 	@$(PROGRESS) "compiling the benchmark" $(GOBUILD) -o bin/bench ./test/bench
 	@$(PROGRESS) "compiling the plotter" $(GOBUILD) -o bin/plots ./hack/plots
 	@bin/plots $(PLOTS)

@@ -96,6 +96,7 @@ func TestWatchIsOpenedAgain(t *testing.T) {
 				})
 				a.eventually(a.ready)
 				f.Refuse(nil)
+				a.eventually(a.metricIs(1, "plainroute_watch_established", nil)) // a Fake sends nothing that was before the watch
 			}
 			f.Create(peer(3))
 			a.eventually(a.hasRoutes(peerRoute(2), peerRoute(3)))

@@ -3,6 +3,7 @@ package nodes
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,8 +22,24 @@ import (
 type restored struct {
 	from      string // version of the view until the server refuses it or sends another one
 	version   string // of the view; empty: lists come from the server
+	denials   int    // answers in a row that we lack the rights
 	answering bool   // the last list was an empty one
 	current   string // the version in etcd after the start; empty: unknown, or the view is as new
+}
+
+// maxDenials is how many answers in a row that we lack the rights are not believed: a kube-apiserver that starts answers so until
+// it has read the roles.
+const maxDenials = 5
+
+// refusedBy reports whether an error is the server's refusal for a reason that may last.
+func (r *restored) refusedBy(err error) bool {
+	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		r.denials++
+		return r.denials > maxDenials
+	}
+	answer := apierrors.APIStatus(nil)
+	busy := apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err)
+	return errors.As(err, &answer) && !busy
 }
 
 // Restore begins with a saved view. Call it before Run.

@@ -237,11 +237,13 @@ func listedAgain(f *apiserver.Fake) int {
 
 // The answers of a server that end in a list.
 func TestRefusedWatchLeadsToAList(t *testing.T) {
-	for _, code := range []int{http.StatusGone, http.StatusInternalServerError, http.StatusForbidden, http.StatusBadRequest} {
-		refused := false
+	for code, times := range map[int]int{
+		http.StatusGone: 1, http.StatusInternalServerError: 1, http.StatusBadRequest: 1, http.StatusForbidden: maxDenials + 1,
+	} {
+		refused := 0
 		f, s := fakeSaved(t, func(q *http.Request) int {
-			if first := q.URL.Query().Get("watch") == "true" && !refused; first {
-				refused = true
+			if q.URL.Query().Get("watch") == "true" && refused < times {
+				refused++
 				return code
 			}
 			return 0
@@ -253,9 +255,9 @@ func TestRefusedWatchLeadsToAList(t *testing.T) {
 	}
 }
 
-// A busy server is not asked for a list on top, but for the same again.
+// A busy server, and one that starts and has not read the roles, is not asked for a list on top, but for the same again.
 func TestBusyServerLeadsToNoList(t *testing.T) {
-	for _, code := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusGatewayTimeout} {
+	for _, code := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusForbidden} {
 		for _, of := range []string{"watch=true", "limit=1"} {
 			refusals := 0
 			f, s := fakeSaved(t, func(q *http.Request) int {

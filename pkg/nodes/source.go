@@ -239,8 +239,8 @@ func (s *Source) recordError(err error) {
 	}
 	switch { // a server that has answered, if only that it has forgotten the version, is asked for a list if need be
 	case err == nil:
-		s.restored.version = ""
-	case refused(err):
+		s.restored.version, s.restored.denials = "", 0
+	case s.restored.refusedBy(err):
 		s.restored.version, s.restored.from = "", ""
 	default:
 		s.resumeHere()
@@ -249,13 +249,6 @@ func (s *Source) recordError(err error) {
 	if news {
 		s.notify()
 	}
-}
-
-// refused reports whether the server has refused a request for a reason that may last, rather than because it is busy.
-func refused(err error) bool {
-	answer := apierrors.APIStatus(nil)
-	busy := apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err)
-	return errors.As(err, &answer) && !busy
 }
 
 // sameCause reports whether two errors have one cause: a user who may not watch may not list

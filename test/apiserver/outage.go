@@ -42,9 +42,9 @@ func (p *ControlPlane) Kill() error {
 	})
 }
 
-// PID returns the process of "kube-apiserver" or "etcd".
-func PID(program string) (int, error) {
-	pid, _, err := findChild(program, "")
+// PID returns the API server's process.
+func (p *ControlPlane) PID() (int, error) {
+	pid, _, err := findChild(program, p.port())
 	return pid, err
 }
 

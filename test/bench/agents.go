@@ -15,7 +15,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/plainroute/plainroute/pkg/nodes"
-	"github.com/plainroute/plainroute/test/apiserver"
 	"github.com/plainroute/plainroute/test/nodelab"
 	"github.com/plainroute/plainroute/test/testutil"
 )
@@ -198,7 +197,7 @@ func (l *lab) phase(ctx context.Context, f *fleet, r *report, name string, run f
 
 // server returns the API server's process and its CPU time, and lets its peak memory begin anew.
 func (l *lab) server(anew bool) (process, time.Duration, error) {
-	pid, err := apiserver.PID("kube-apiserver")
+	pid, err := l.cluster.API.PID()
 	if err != nil {
 		return 0, 0, err
 	}

@@ -51,8 +51,11 @@ func (l *lab) planOnce(ctx context.Context, path string) (time.Duration, float64
 	start := time.Now()
 	err := cmd.Run()
 	took := time.Since(start)
-	if routes := bytes.Count(out.Bytes(), []byte(" via ")); err != nil || routes < l.opts.nodes-1 {
-		return 0, 0, fmt.Errorf("running plan: %v; it has %d routes:\n%.2000s", err, routes, out.String())
+	if err != nil {
+		return 0, 0, fmt.Errorf("running plan: %w\n%.2000s", err, out.String())
+	}
+	if routes := bytes.Count(out.Bytes(), []byte(" via ")); routes < l.opts.nodes-1 {
+		return 0, 0, fmt.Errorf("plan has %d routes:\n%.2000s", routes, out.String())
 	}
 	usage, _ := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	return took, float64(usage.Maxrss) / 1024, nil
