@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/apiserver"

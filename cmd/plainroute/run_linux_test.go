@@ -66,8 +66,7 @@ func TestServeEnds(t *testing.T) {
 	})}
 	ended := make(chan error, 1)
 	go func() { ended <- serve(ctx, server, listener) }()
-	url := "http://" + listener.Addr().String()
-	response, err := http.Get(url)
+	response, err := http.Get("http://" + listener.Addr().String())
 	testutil.Must(t, err)
 	defer response.Body.Close()
 	if body, err := io.ReadAll(response.Body); err != nil || string(body) != "answered" {
@@ -76,8 +75,9 @@ func TestServeEnds(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if _, err := http.Get(url); err == nil {
-		t.Error("the server still answers")
+	if conn, err := net.Dial("tcp", listener.Addr().String()); err == nil {
+		_ = conn.Close()
+		t.Error("the server still accepts connections")
 	}
 }
 

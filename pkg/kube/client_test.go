@@ -136,7 +136,9 @@ func TestPatch(t *testing.T) {
 	client, _ := newClient(t)
 	_, err := client.Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "kube-node"}}, metav1.CreateOptions{})
 	testutil.Must(t, err)
-	t.Cleanup(func() { testutil.Must(t, client.Nodes().Delete(context.Background(), "kube-node", metav1.DeleteOptions{})) })
+	t.Cleanup(func() {
+		testutil.Must(t, client.Nodes().Delete(context.Background(), "kube-node", metav1.DeleteOptions{}))
+	})
 	patch := `{"metadata":{"labels":{"a":"b"}},"status":{"conditions":[{"type":"NetworkUnavailable","status":"False"}]}}`
 	n, err := client.Nodes().Patch(t.Context(), "kube-node", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
 	if err != nil || len(n.Status.Conditions) != 1 {
