@@ -57,6 +57,12 @@ help: ## List the targets.
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+.PHONY: quick
+quick: build ## As demo, with a small API server of its own: it shows something two minutes after the clone.
+	@hack/binaries.sh cni
+	@$(PROGRESS) "compiling the demo" $(GOBUILD) -o bin/demo ./test/demo
+	@KEEP="$(KEEP)" bin/demo --quick
+
 .PHONY: demo
 demo: build assets ## Show plainroute at work on a cluster of network namespaces. KEEP=1 leaves it up.
 	@$(PROGRESS) "compiling the demo" $(GOBUILD) -o bin/demo ./test/demo
@@ -93,6 +99,11 @@ image: ## Make the container image, bin/plainroute-image.tar. PLATFORMS=linux/am
 image-check: image ## Make the image again elsewhere, with an empty build cache; it must be the same to the byte.
 	@$(PROGRESS) "making the image a second time" hack/check-image.sh bin/plainroute-image.tar "$(IMAGE)" "$(VERSION)" "$(PLATFORMS)"
 
+.PHONY: release
+release: ## Make the files of a release below bin/release: image, chart, manifests, kubectl plugin, checksums. IMAGE=, VERSION= choose names.
+	@hack/binaries.sh image helm kustomize krew
+	@$(PROGRESS) "making the release $(VERSION)" hack/release.sh bin/release "$(IMAGE)" "$(VERSION)"
+
 .PHONY: assets
 assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
 	@hack/binaries.sh
@@ -101,7 +112,7 @@ assets: ## Get or build etcd, kube-apiserver and the CNI plugins, below bin/.
 
 .PHONY: test
 test: assets build vet ## Run every test that this machine can run: pure, API server, kernel, packets.
-	@hack/binaries.sh helm kustomize prometheus gotestsum
+	@hack/binaries.sh test
 	@$(if $(RACE),,echo "the race detector is left out: there is no C compiler")
 	@$(PROGRESS) "compiling the tests$(if $(RACE), for the race detector)" go list $(RACE) -test -deps -export -f '{{""}}' ./...
 	@cd hack/image && $(GOTESTSUM) -count=1 ./...
@@ -220,7 +231,8 @@ vet:
 
 .PHONY: lint
 lint: vet ## Run the linters; check formatting, go.mod and shell scripts.
-	@hack/binaries.sh golangci-lint
+	@hack/binaries.sh golangci-lint actionlint
+	@bin/tools/actionlint
 	@$(PROGRESS) "linting" bin/tools/golangci-lint run ./...
 	@cd hack/image && $(CURDIR)/bin/tools/golangci-lint run --config $(CURDIR)/.golangci.yml ./...
 	@go run ./hack/prose -totals $(PROSE)

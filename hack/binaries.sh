@@ -7,9 +7,13 @@
 #   hack/binaries.sh govulncheck      the vulnerability scanner
 #   hack/binaries.sh image            the builder of container images, from hack/image
 #   hack/binaries.sh helm kustomize   the renderers of the manifests
+#   hack/binaries.sh actionlint       the linter of .github/workflows
+#   hack/binaries.sh krew             krew's check of the manifest of the kubectl plugin
 #   hack/binaries.sh prometheus       Prometheus and promtool, for the tests of metrics, alerts and the dashboard
 #   hack/binaries.sh coredns ingress  the cluster DNS and the Ingress controller of the tests on a real cluster, and
 #                                     their images
+#   hack/binaries.sh test             what single tests of `make test` run: helm, kustomize, prometheus, gotestsum,
+#                                     kube-controller-manager, and of Debian's packages nft and iptables
 #   hack/binaries.sh kubelets         all other parts of that cluster's nodes
 #   hack/binaries.sh conformance      Kubernetes' own network tests, and the image of their pods
 #   hack/binaries.sh e2e              all that those tests need, from the API server to Helm
@@ -188,14 +192,28 @@ served() {
   "$tools/image" -o "$archive" -tag "localhost/$1:1" -entrypoint "/$1" "$program:/$1"
 }
 
+# component builds a program of Kubernetes.
+component() {
+  build "$e2e/$1" kubernetes "k8s.io/kubernetes/cmd/$1" \
+    -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$(pinned kubernetes k8s.io/kubernetes)"
+}
+
 # kubelets builds the components of nodes and of the control plane.
 kubelets() {
   local name
   for name in kubelet kube-proxy kube-scheduler kube-controller-manager kubectl; do
-    build "$e2e/$name" kubernetes "k8s.io/kubernetes/cmd/$name" \
-      -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$(pinned kubernetes k8s.io/kubernetes)"
+    component "$name"
   done
   debian
+}
+
+# test_programs gets what single tests run. Without Debian's packages these tests are skipped.
+test_programs() {
+  make_all helm kustomize prometheus gotestsum
+  component kube-controller-manager
+  if [[ -n $(command -v apt-get) && -n $(command -v dpkg) ]]; then
+    debian
+  fi
 }
 
 # Of Debian's packages: the container runtime, and what kube-proxy and the portmap plugin call, with their libraries.
@@ -280,6 +298,9 @@ make_all() {
       gotestsum) build "$tools/gotestsum" gotestsum gotest.tools/gotestsum -ldflags="-s -w" ;;
       image) build "$tools/image" image . -ldflags="-s -w" ;;
       govulncheck) build "$tools/govulncheck" tools golang.org/x/vuln/cmd/govulncheck -ldflags="-s -w" ;;
+      actionlint) build "$tools/actionlint" actionlint github.com/rhysd/actionlint/cmd/actionlint -ldflags="-s -w" ;;
+      krew) build "$tools/validate-krew-manifest" krew sigs.k8s.io/krew/cmd/validate-krew-manifest -ldflags="-s -w" ;;
+      test) test_programs ;;
       helm) helm ;;
       prometheus) prometheus ;;
       kustomize) build "$tools/kustomize" kustomize sigs.k8s.io/kustomize/kustomize/v5 -ldflags="-s -w" ;;

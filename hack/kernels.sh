@@ -28,6 +28,7 @@ apt() {
 # lists gets the lists of packages of the release $1 from the mirror that this machine uses.
 lists() {
   local dir=$to/apt/$1 mirror
+  # shellcheck disable=SC2016 # apt-get expands it
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' | head -n 1)
   mkdir -p "$dir"/{lists/partial,archives/partial}
   : >"$dir/status"

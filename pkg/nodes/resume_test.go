@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -161,6 +162,52 @@ func TestSavedVersionIsAhead(t *testing.T) {
 	eventually(t, s, "the list", has("node1", "node2", "node3"))
 	eventually(t, s, "the view is current", caughtUp)
 }
+
+// A server that has forgotten the version is listed: one that was restarted remembers nothing from before.
+func TestSavedVersionIsForgotten(t *testing.T) {
+	plane := apiserver.ControlPlaneForTest(t, apiserver.Options{})
+	for _, n := range []*corev1.Node{apiserver.Node1(), apiserver.Peer(2)} {
+		if _, err := plane.Client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, stop := run(t, plane.Config, nil)
+	eventually(t, s, "the list", has("node1", "node2"))
+	saved := stop()
+	if err := plane.Client.CoreV1().Nodes().Delete(t.Context(), "node2", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := plane.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := plane.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if err := plane.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var streams atomic.Int32
+	config := rest.CopyConfig(plane.Config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(q *http.Request) (*http.Response, error) {
+			if q.URL.Query().Get("sendInitialEvents") == "true" {
+				streams.Add(1)
+			}
+			return next.RoundTrip(q)
+		})
+	})
+	s, _ = run(t, config, saved)
+	eventually(t, s, "the list", has("node1"))
+	eventually(t, s, "the view is current", caughtUp)
+	if n := streams.Load(); n != 1 {
+		t.Errorf("the Nodes were listed %d times", n)
+	}
+}
+
+// roundTripper is an http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (r roundTripper) RoundTrip(q *http.Request) (*http.Response, error) { return r(q) }
 
 // fakeSaved is the view of a Source of a fake server, which then does what refuse says.
 func fakeSaved(t *testing.T, refuse func(*http.Request) int) (*apiserver.Fake, *Source) {

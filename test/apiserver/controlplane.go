@@ -47,6 +47,9 @@ type ControlPlane struct {
 	log   io.Writer
 	// command is the command line of an API server that was killed.
 	command []string
+	// restarted is the API server that Restart started, and ended is closed when that has ended.
+	restarted *os.Process
+	ended     chan struct{}
 }
 
 // Check returns an error that names the missing binaries, if any.
@@ -108,6 +111,10 @@ func (p *ControlPlane) prepare() (err error) {
 
 // Stop ends both processes.
 func (p *ControlPlane) Stop() {
+	if p.restarted != nil {
+		_ = p.restarted.Kill() // it may have been killed again
+		<-p.ended
+	}
 	if err := p.plane.Stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "stopping the API server:", err)
 	}

@@ -23,7 +23,7 @@ const program = "kube-apiserver"
 
 // Kill ends the API server as kill -9 does; etcd stays. Restart starts it again.
 func (p *ControlPlane) Kill() error {
-	pid, command, err := findChild(program)
+	pid, command, err := findChild(program, p.port())
 	if err != nil {
 		return err
 	}
@@ -35,16 +35,19 @@ func (p *ControlPlane) Kill() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	return testutil.Poll(ctx, pollInterval, func() error {
-		if Running() {
+		if _, _, err := findChild(program, p.port()); err == nil {
 			return fmt.Errorf("killing the API server: process %d is still there", pid)
 		}
 		return nil
 	})
 }
 
+// port is the argument that tells our API server from another one of this process.
+func (p *ControlPlane) port() string { return "--secure-port=" + p.plane.APIServer.SecureServing.Port }
+
 // Running reports whether this process has an API server.
 func Running() bool {
-	_, _, err := findChild(program)
+	_, _, err := findChild(program, "")
 	return err == nil
 }
 
@@ -64,7 +67,12 @@ func (p *ControlPlane) Restart() error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the API server: %w", err)
 	}
-	go func() { _ = cmd.Wait() }()
+	ended := make(chan struct{})
+	p.restarted, p.ended = cmd.Process, ended
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
 	return nil
 }
 
@@ -83,7 +91,7 @@ func (p *ControlPlane) Await(ctx context.Context) error {
 const pollInterval = 20 * time.Millisecond
 
 func (p *ControlPlane) signal(signal syscall.Signal) error {
-	pid, _, err := findChild(program)
+	pid, _, err := findChild(program, p.port())
 	if err != nil {
 		return err
 	}
@@ -93,8 +101,9 @@ func (p *ControlPlane) signal(signal syscall.Signal) error {
 	return nil
 }
 
-// findChild looks for a living process that we started, by its program's name, and reads its command line.
-func findChild(program string) (pid int, command []string, err error) {
+// findChild looks for a living process that we started, by its program's name and an argument, if any, and reads its
+// command line.
+func findChild(program, argument string) (pid int, command []string, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0, nil, fmt.Errorf("looking for %s: %w", program, err)
@@ -110,7 +119,7 @@ func findChild(program string) (pid int, command []string, err error) {
 			continue
 		}
 		command := strings.Split(string(bytes.TrimSuffix(content, []byte{0})), "\x00")
-		if filepath.Base(command[0]) == program {
+		if filepath.Base(command[0]) == program && (argument == "" || slices.Contains(command, argument)) {
 			return pid, command, nil
 		}
 	}

@@ -20,7 +20,7 @@ import (
 const usage = `demo shows plainroute's main job on a cluster made of network namespaces.
 
 Usage:
-  demo [flags]     run it; make demo builds what it needs and runs it
+  demo [flags]     run it; make demo builds what it needs and runs it, make quick does so for demo --quick
   demo down        take down a demo that was kept
 
 With KEEP=1 (or --keep) the cluster stays up in the background afterwards.
@@ -66,6 +66,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&opts.Assets, "assets", opts.Assets, "folder of etcd and kube-apiserver ($KUBEBUILDER_ASSETS)")
 	flags.StringVar(&opts.Plugins, "cni-bin", opts.Plugins, "folder of the CNI plugins ($CNI_BIN)")
 	flags.StringVar(&opts.Agent, "plainroute", opts.Agent, "the plainroute binary ($PLAINROUTE_BIN)")
+	flags.BoolVar(&opts.Fake, "quick", false, "have a small API server in this process instead of etcd and kube-apiserver")
 	flags.BoolVar(&opts.keep, "keep", os.Getenv("KEEP") == "1", "leave the cluster up ($KEEP=1)")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), usage)

@@ -60,6 +60,9 @@ func (s *story) run(ctx context.Context) error {
 			return errors.Join(err, s.agentsThatEnded())
 		}
 	}
+	if s.config.Fake {
+		s.note("the API server was a small one; `make demo` shows the same with a real etcd and kube-apiserver, which it compiles first")
+	}
 	return nil
 }
 
@@ -76,11 +79,16 @@ func (s *story) agentsThatEnded() error {
 }
 
 func (s *story) startCluster(ctx context.Context) (err error) {
-	s.note("starting etcd and kube-apiserver")
+	server := "kube-apiserver"
+	if s.config.Fake {
+		server = "a small API server"
+	} else {
+		s.note("starting etcd and kube-apiserver")
+	}
 	if s.cluster, err = nodelab.Start(ctx, s.config); err != nil {
 		return err
 	}
-	s.passed("kube-apiserver answers at https://%s", netip.AddrPortFrom(netlab.Router4, 6443))
+	s.passed("%s answers at %s", server, netip.AddrPortFrom(netlab.Router4, nodelab.APIPort))
 	if err := s.cluster.AddSecondLAN(); err != nil {
 		return err
 	}

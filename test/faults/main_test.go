@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/plainroute/plainroute/test/nodelab"
+	"github.com/plainroute/plainroute/test/seccomp"
 	"github.com/plainroute/plainroute/test/testutil"
 )
 
@@ -28,7 +29,10 @@ var (
 	table  = flag.String("table", "", "write what was measured to this file, a line each")
 )
 
-func TestMain(m *testing.M) { os.Exit(testutil.RunInSandbox(m, nodelab.DefaultConfig().Check)) }
+func TestMain(m *testing.M) {
+	seccomp.Launch()
+	os.Exit(testutil.RunInSandbox(m, nodelab.DefaultConfig().Check))
+}
 
 // shared is the one cluster in which all labs are, made by the first that needs it.
 var shared = sync.OnceValues(build)

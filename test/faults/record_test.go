@@ -72,6 +72,13 @@ After each fault the suite compares what is not plainroute's with what it was be
 others, chains and rules of other nftables tables, settings, files byte for byte, and, beside tunnels, other programs' VXLAN
 devices with their addresses, neighbors and FDB entries. Left out are the routes that the
 kernel makes by itself, ` + "`ip rule`" + `, which plainroute never touches, and the elements of others' nftables sets.
+
+The suite also kills programs before each single change that they make to a file, to a setting or, by netlink, to the
+kernel: an agent during a pass with all kinds of changes (33 changes on 2026-11-30), an agent during its first pass (52),
+` + "`cleanup`" + ` (21) and ` + "`install-cni`" + ` (28). The next run must complete the work, what is not plainroute's must be as before, and
+the traffic of pods must not be cut. ` + "`make test`" + ` tries one change in 13; this tries each, in five minutes:
+
+    make test-faults FAULTS="-run TestKilledAtEachWrite -every 1"
 `
 
 // page is docs/faults.md.

@@ -39,7 +39,12 @@ func (n *Node) PlainrouteUntil(ctx context.Context, signal syscall.Signal, args 
 
 // Cleanup runs plainroute cleanup with the node's folders.
 func (n *Node) Cleanup(ctx context.Context, args ...string) (Command, error) {
-	return n.Plainroute(ctx, append([]string{"cleanup", "--run-dir", n.RunDir, "--cni-conf-dir", n.ConfDir, "--cni-cache-dir", n.cacheDir()}, args...)...)
+	return n.Plainroute(ctx, append(n.CleanupArgs(), args...)...)
+}
+
+// CleanupArgs is the command line of plainroute cleanup with the node's folders.
+func (n *Node) CleanupArgs() []string {
+	return []string{"cleanup", "--run-dir", n.RunDir, "--cni-conf-dir", n.ConfDir, "--cni-cache-dir", n.cacheDir()}
 }
 
 // Doctor runs plainroute doctor with the agent's identity and the node's folders.
