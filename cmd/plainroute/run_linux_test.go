@@ -6,14 +6,18 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/plainroute/plainroute/controllers"
 	"github.com/plainroute/plainroute/pkg/kube"
+	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/test/apiserver"
 	"github.com/plainroute/plainroute/test/testutil"
 )
@@ -66,8 +70,7 @@ func TestServeEnds(t *testing.T) {
 	})}
 	ended := make(chan error, 1)
 	go func() { ended <- serve(ctx, server, listener) }()
-	url := "http://" + listener.Addr().String()
-	response, err := http.Get(url)
+	response, err := http.Get("http://" + listener.Addr().String())
 	testutil.Must(t, err)
 	defer response.Body.Close()
 	if body, err := io.ReadAll(response.Body); err != nil || string(body) != "answered" {
@@ -76,8 +79,52 @@ func TestServeEnds(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if _, err := http.Get(url); err == nil {
-		t.Error("the server still answers")
+	if conn, err := net.Dial("tcp", listener.Addr().String()); err == nil {
+		_ = conn.Close()
+		t.Error("the server still accepts connections")
+	}
+}
+
+// Each address has a server, and one address has one. An address that is taken is an error at once.
+func TestServers(t *testing.T) {
+	source, err := nodes.New(apiserver.NewFake(t).Config, nil)
+	testutil.Must(t, err)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	testutil.Must(t, err)
+	defer taken.Close()
+	for _, c := range []struct {
+		listen, metrics, pprof string
+		want                   int
+	}{
+		{"127.0.0.1:0", "", "", 1},
+		{"127.0.0.1:0", "127.0.0.1:0", "", 1},
+		{"127.0.0.1:0", "localhost:0", "", 2},
+		{"127.0.0.1:0", "localhost:0", "127.0.0.1:0", 3},
+		{"127.0.0.1:0", "", taken.Addr().String(), 0},
+	} {
+		f := &agentFlags{metricsListen: c.metrics, pprofListen: c.pprof}
+		f.listen = c.listen
+		tasks, err := f.servers(t.Context(), &controllers.NodeReconciler{}, source, prometheus.NewRegistry())
+		if len(tasks) != c.want || (err == nil) != (c.want > 0) {
+			t.Errorf("%+v: %d servers, %v", c, len(tasks), err)
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		testutil.Must(t, run(ended, tasks...)) // which closes the listeners
+	}
+}
+
+// Go's profiles are below /debug/pprof/, and nothing else is served.
+func TestProfiles(t *testing.T) {
+	for path, want := range map[string]int{
+		"/debug/pprof/": 200, "/debug/pprof/heap": 200, "/debug/pprof/cmdline": 200, "/debug/pprof/symbol": 200,
+		"/debug/pprof/profile?seconds=1": 200, "/debug/pprof/trace?seconds=0.1": 200, "/debug/pprof/no-profile": 404, "/": 404, "/metrics": 404,
+	} {
+		w := httptest.NewRecorder()
+		profiles().Handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, http.NoBody))
+		if w.Code != want || want == 200 && w.Body.Len() == 0 {
+			t.Errorf("%s: %d with %d bytes, want %d", path, w.Code, w.Body.Len(), want)
+		}
 	}
 }
 

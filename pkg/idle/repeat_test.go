@@ -41,3 +41,15 @@ func TestRepeat(t *testing.T) {
 		}
 	})
 }
+
+// Soonest returns the shortest wait, and leaves out those that are 0.
+func TestSoonest(t *testing.T) {
+	for _, c := range []struct {
+		waits []time.Duration
+		want  time.Duration
+	}{{nil, 0}, {[]time.Duration{0, 0}, 0}, {[]time.Duration{0, 3, 2, 4, 0}, 2}} {
+		if got := Soonest(c.waits...); got != c.want {
+			t.Errorf("of %v: %v, want %v", c.waits, got, c.want)
+		}
+	}
+}

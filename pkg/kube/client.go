@@ -4,7 +4,6 @@ package kube
 
 import (
 	"fmt"
-	"net/http"
 	"net/url"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -42,20 +41,15 @@ func New(config *rest.Config) (*Client, error) {
 	for group, client := range map[schema.GroupVersion]*rest.Interface{
 		corev1.SchemeGroupVersion: &c.core, appsv1.SchemeGroupVersion: &c.apps, coordinationv1.SchemeGroupVersion: &c.coordination,
 	} {
-		if *client, err = forGroup(config, group, transport); err != nil {
+		config.APIPath, config.GroupVersion = "/apis", &group
+		if group == corev1.SchemeGroupVersion {
+			config.APIPath = "/api"
+		}
+		if *client, err = rest.RESTClientForConfigAndClient(config, transport); err != nil {
 			return nil, fmt.Errorf("making a client: %w", err)
 		}
 	}
 	return c, nil
-}
-
-func forGroup(config *rest.Config, group schema.GroupVersion, transport *http.Client) (rest.Interface, error) {
-	config = rest.CopyConfig(config)
-	config.APIPath, config.GroupVersion = "/apis", &group
-	if group.Group == corev1.GroupName {
-		config.APIPath = "/api"
-	}
-	return rest.RESTClientForConfigAndClient(config, transport)
 }
 
 // Nodes are those of the cluster.

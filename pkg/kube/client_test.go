@@ -23,17 +23,17 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(apiserver.Run(m)) }
 
-// A recorder records the types that requests accept.
+// A recorder records the headers of requests.
 type recorder struct {
 	http.RoundTripper
 
 	mu      sync.Mutex
-	accepts []string
+	headers []http.Header
 }
 
 func (r *recorder) RoundTrip(q *http.Request) (*http.Response, error) {
 	r.mu.Lock()
-	r.accepts = append(r.accepts, q.Header.Get("Accept"))
+	r.headers = append(r.headers, q.Header)
 	r.mu.Unlock()
 	return r.RoundTripper.RoundTrip(q)
 }
@@ -43,6 +43,11 @@ func newClient(t *testing.T) (*kube.Client, *recorder) {
 	t.Helper()
 	config, err := apiserver.Start(t).User("kube-admin", "system:masters")
 	testutil.Must(t, err)
+	return recorded(t, config)
+}
+
+func recorded(t *testing.T, config *rest.Config) (*kube.Client, *recorder) {
+	t.Helper()
 	recorder := &recorder{}
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		recorder.RoundTripper = next
@@ -98,8 +103,8 @@ func TestNamespacedObjects(t *testing.T) {
 	if left, err := sets.List(ctx, metav1.ListOptions{}); err != nil || len(left.Items) != 0 {
 		t.Errorf("left are %+v, %v; want none", left, err)
 	}
-	for _, accept := range recorder.accepts {
-		if !strings.HasPrefix(accept, runtime.ContentTypeProtobuf) {
+	for _, header := range recorder.headers {
+		if accept := header.Get("Accept"); !strings.HasPrefix(accept, runtime.ContentTypeProtobuf) {
 			t.Errorf("a request accepts %q, want protobuf first", accept)
 		}
 	}
@@ -162,6 +167,20 @@ func TestConnectionURLs(t *testing.T) {
 	got := client.ExecURL("ns", "pod", options).String()
 	if want := "https://server:6443/prefix/api/v1/namespaces/ns/pods/pod/exec?command=a&command=b+c&container=agent&stdout=true"; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// A request names the program: by client-go's default, or as the config says. The config stays as it is.
+func TestUserAgent(t *testing.T) {
+	for given, want := range map[string]string{"": rest.DefaultKubernetesUserAgent(), "plainroute/1": "plainroute/1"} {
+		config := apiserver.NewFake(t).Config
+		config.UserAgent = given
+		client, recorder := recorded(t, config)
+		_, err := client.Nodes().List(t.Context(), metav1.ListOptions{})
+		testutil.Must(t, err)
+		if got := recorder.headers[0].Get("User-Agent"); got != want || config.UserAgent != given || config.APIPath != "" {
+			t.Errorf("given %q, the requests have %q, want %q; the config is %+v", given, got, want, config)
+		}
 	}
 }
 

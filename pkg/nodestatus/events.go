@@ -31,7 +31,7 @@ import (
 // times, keeps the note of the first of a series, and has all nodes write at once. Here nothing
 // is queued: an Event has the note of the time at which it is written.
 type Events struct {
-	// Now is the clock of the schedule; it is set before Start.
+	// Now is the clock of the schedule; it is set before Run.
 	Now func() time.Time
 
 	client   rest.Interface
