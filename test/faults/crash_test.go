@@ -100,8 +100,12 @@ func TestKilledAtEachWriteOfAPass(t *testing.T) {
 	l.createNodes(fakesOf(l.joined)...)
 	healthy := func() error {
 		for i, subnet := range changing.subnets {
-			if via, err := l.node.via(subnet); err != nil || via != changing.addrs()[i] {
-				return fmt.Errorf("%s is reached via %s, error %v", subnet, via, err)
+			via, err := l.node.via(subnet)
+			if err != nil {
+				return err
+			}
+			if via != changing.addrs()[i] {
+				return fmt.Errorf("%s is reached via %s", subnet, via)
 			}
 		}
 		return errors.Join(l.node.ready(l), l.joinedRouted())

@@ -30,10 +30,7 @@ func Launch() {
 	if os.Getenv(launched) == "" {
 		return
 	}
-	fail := func(err error) {
-		fmt.Fprintln(os.Stderr, "seccomp: launching:", err)
-		os.Exit(1)
-	}
+	fail := func(err error) { panic(fmt.Errorf("launching %q: %w", os.Args, err)) }
 	runtime.LockOSThread()
 	if err := os.Unsetenv(launched); err != nil {
 		fail(err)
