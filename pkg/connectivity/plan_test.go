@@ -115,3 +115,11 @@ func TestResult(t *testing.T) {
 		}
 	}
 }
+
+// Pods without the label of their group lead to an error, not to a panic.
+func TestNoPodMakesProbes(t *testing.T) {
+	p := newPlan([]corev1.Pod{{}}, nil, nil, nil, nil)
+	if err := new(Run).probe(t.Context(), testNamespace, p, &Result{}); err == nil || !strings.Contains(err.Error(), groupLabel) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -152,6 +152,9 @@ func (r *Run) names(ctx context.Context) (names, skipped []string, err error) {
 const maxPods = 32
 
 func (r *Run) probe(ctx context.Context, namespace string, p *plan, result *Result) error {
+	if len(p.tasks) == 0 {
+		return fmt.Errorf("making probes: none of the test's pods has the label %s=%s", groupLabel, groups[0])
+	}
 	var done atomic.Int32
 	outcomes := make([][]Outcome, len(p.tasks))
 	var all errgroup.Group
