@@ -62,6 +62,7 @@ func traits() []trait {
 	bits := []part{{"", "Gbit/s", true}, {" per core", "Gbit/s", false}}
 	return []trait{
 		{"TCP, one stream, on links of 1 Gbit/s", 1e9, bits[:1], streams(1)},
+		{"TCP, one stream, on links of 10 Gbit/s", 1e10, bits[:1], streams(1)},
 		{"TCP, one stream", 0, bits, streams(1)},
 		{"TCP, four streams", 0, bits, streams(4)},
 		{"TCP, a byte there and back", 0, []part{{", median", "us", false}, {", 99th percentile", "us", false}}, latency},
