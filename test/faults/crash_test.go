@@ -24,22 +24,23 @@ import (
 )
 
 // every is how many writes lie between two at which a program is killed. `make test` tries a sample.
-var every = flag.Int("every", 13, "kill at one write in so many; 1: at each")
+var every = flag.Int64("every", 13, "kill at one write in so many; 1: at each")
 
 // writes counts the writes of a program, and has it killed before one of them.
 type writes struct {
-	until  int // the number of the write
-	count  int
+	until  int64 // the number of the write
+	count  atomic.Int64
 	before atomic.Pointer[string] // what it was
 }
 
 // start starts a program in a namespace.
 func (w *writes) start(n *netlab.Namespace, cmd *exec.Cmd) error {
 	return seccomp.Supervise(cmd, func() error { return n.Do(cmd.Start) }, func(change string) bool {
-		if w.count++; w.count == w.until {
-			w.before.Store(&change)
+		if w.count.Add(1) != w.until {
+			return true
 		}
-		return w.count != w.until
+		w.before.Store(&change)
+		return false
 	})
 }
 
@@ -55,14 +56,17 @@ func (w *writes) killedBefore() string {
 // all in order, which it checks.
 func crash(t *testing.T, run func(*writes), after func()) {
 	t.Helper()
-	for until := 1; ; until += *every {
+	for until := int64(1); ; until += *every {
 		w := &writes{until: until}
 		run(w)
 		before := w.killedBefore()
+		if before == "" && until == 1 {
+			t.Fatal("the program made no write, or none was seen")
+		}
 		t.Logf("killed before write %d: %s", until, before)
 		after()
 		if t.Failed() || before == "" {
-			t.Logf("%d writes, killed at one in %d", w.count, *every)
+			t.Logf("%d writes, killed at one in %d", w.count.Load(), *every)
 			return
 		}
 	}
