@@ -55,9 +55,10 @@ chart=$(awk '$1 == "version:" { print $2 }' charts/plainroute/Chart.yaml)
 bin/tools/helm lint --quiet charts/plainroute
 mkdir "$made/chart"
 cp -r charts/plainroute "$made/chart/"
+sed -i "s|localhost/plainroute|${image%:*}|" "$made/chart/plainroute/values.yaml"
 archive "$made/plainroute-$chart.tgz" "$made/chart"
 rm -r "$made/chart"
-bin/tools/kustomize build config/default >"$made/plainroute-default.yaml"
+bin/tools/kustomize build config/default | sed "s|localhost/plainroute:[^ ]*|$image|" >"$made/plainroute-default.yaml"
 
 cd "$made"
 sha256sum -- * >SHA256SUMS

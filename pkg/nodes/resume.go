@@ -1,9 +1,7 @@
 package nodes
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,31 +13,14 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// restored is the state of a restored view, or of one whose connection broke. It takes the place of the first list: when the reflector
+// restored is the state of a restored view. It takes the place of the first list: when the reflector
 // asks for one, it gets an empty list of the view's resource version, which Replace ignores, and so
 // it continues with a watch from there. If the server has forgotten that version (410), or refuses
 // for another reason, the reflector lists again, and then from the server.
 type restored struct {
-	from      string // version of the view until the server refuses it or sends another one
 	version   string // of the view; empty: lists come from the server
-	denials   int    // answers in a row that we lack the rights
 	answering bool   // the last list was an empty one
 	current   string // the version in etcd after the start; empty: unknown, or the view is as new
-}
-
-// maxDenials is how many answers in a row that we lack the rights are not believed: a kube-apiserver that starts answers so until
-// it has read the roles.
-const maxDenials = 5
-
-// refusedBy reports whether an error is the server's refusal for a reason that may last.
-func (r *restored) refusedBy(err error) bool {
-	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
-		r.denials++
-		return r.denials > maxDenials
-	}
-	answer := apierrors.APIStatus(nil)
-	busy := apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err)
-	return errors.As(err, &answer) && !busy
 }
 
 // Restore begins with a saved view. Call it before Run.
@@ -51,7 +32,7 @@ func (s *Source) Restore(v *Saved) {
 		s.index[n.Name] = i
 	}
 	s.view.Synced, s.view.Cached, s.view.Since = true, true, time.Now()
-	s.restored.from, s.restored.version = v.ResourceVersion, v.ResourceVersion
+	s.restored.version = v.ResourceVersion
 }
 
 // Saved returns the view, without Identity and Grants, to be saved. It is nil if the API server has
@@ -71,21 +52,6 @@ func (s *Source) resume() string {
 	defer s.mu.Unlock()
 	s.restored.answering = s.restored.version != ""
 	return s.restored.version
-}
-
-// resumeHere makes the view take the place of the next list, because the connection failed or the server was busy: client-go's
-// reflector would list all Nodes again. The caller holds the lock.
-func (s *Source) resumeHere() {
-	if version := cmp.Or(s.version, s.restored.from); version != "" {
-		s.restored.version = version
-	}
-}
-
-// recordBreak records that the connection of a watch broke.
-func (s *Source) recordBreak() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.resumeHere()
 }
 
 // emptyStream returns an empty list as a stream that ends. Its second event is for the reflector,

@@ -178,7 +178,7 @@ func (s *Source) listerWatcher() cache.ListerWatcher {
 			stream := newWireStream(body)
 			stream.own, stream.onEvent = s.Own, s.recordContact
 			s.watches.Add(1)
-			stream.onClose, stream.onBreak = func() { s.watches.Add(-1) }, s.recordBreak
+			stream.onClose = func() { s.watches.Add(-1) }
 			return watch.NewStreamWatcherWithLogger(klog.FromContext(ctx), stream, reporter), nil
 		},
 	}
@@ -237,13 +237,8 @@ func (s *Source) recordError(err error) {
 	if s.view.Synced || news {
 		s.view.Err = err
 	}
-	switch { // a server that has answered, if only that it has forgotten the version, is asked for a list if need be
-	case err == nil:
-		s.restored.version, s.restored.denials = "", 0
-	case s.restored.refusedBy(err):
-		s.restored.version, s.restored.from = "", ""
-	default:
-		s.resumeHere()
+	if answer := apierrors.APIStatus(nil); err == nil || errors.As(err, &answer) {
+		s.restored.version = "" // the server has answered, if only that it has forgotten the version
 	}
 	s.mu.Unlock()
 	if news {

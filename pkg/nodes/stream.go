@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -25,10 +24,8 @@ type wireStream struct {
 	frame []byte
 	own   string // name of the Node whose taints and conditions are read too
 
-	onEvent func()      // called for each event; may be nil
-	onClose func()      // called by Close; may be nil
-	onBreak func()      // called if the connection breaks before the end; may be nil
-	ended   atomic.Bool // by Close, or by an error from the server
+	onEvent func() // called for each event; may be nil
+	onClose func() // called by Close; may be nil
 }
 
 // newWireStream returns a stream that reads a body of ContentTypeProtobuf with stream=watch.
@@ -39,7 +36,6 @@ func newWireStream(body io.ReadCloser) *wireStream {
 // Close ends a Decode that waits. A StreamWatcher calls it exactly once, also after an error
 // of Decode.
 func (s *wireStream) Close() {
-	s.ended.Store(true)
 	_ = s.body.Close()
 	if s.onClose != nil {
 		s.onClose()
@@ -61,9 +57,6 @@ func (s *wireStream) Decode() (watch.EventType, runtime.Object, error) {
 	if err := readFields(extension, &object); err != nil { // message RawExtension
 		return "", nil, err
 	}
-	if watch.EventType(kind) == watch.Error {
-		s.ended.Store(true)
-	}
 	decoded, err := decodeObject(object, s.own)
 	return watch.EventType(kind), decoded, err
 }
@@ -71,7 +64,7 @@ func (s *wireStream) Decode() (watch.EventType, runtime.Object, error) {
 // readFrame reads a frame: its length in four bytes, big-endian, and its content.
 func (s *wireStream) readFrame() error {
 	var header [4]byte
-	if err := s.readFull(header[:]); err != nil {
+	if _, err := io.ReadFull(s.reads, header[:]); err != nil {
 		return err
 	}
 	size := int(binary.BigEndian.Uint32(header[:]))
@@ -79,15 +72,7 @@ func (s *wireStream) readFrame() error {
 		return fmt.Errorf("reading a watch: an event of %d bytes", size)
 	}
 	s.frame = slices.Grow(s.frame[:0], size)[:size]
-	return s.readFull(s.frame)
-}
-
-// readFull fills b. The reflector opens a watch that has ended again, but lists again after other errors.
-func (s *wireStream) readFull(b []byte) error {
-	_, err := io.ReadFull(s.reads, b)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && s.onBreak != nil && !s.ended.Load() {
-		s.onBreak()
-	}
+	_, err := io.ReadFull(s.reads, s.frame)
 	return err
 }
 
