@@ -31,7 +31,7 @@ hack/make-image.sh "$made/plainroute-image.tar" "$image" "$version"
 
 # archive packs the files of folder $2 into $1, the same for each run.
 archive() {
-  tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -C "$2" -cf - . | gzip -n >"$1"
+  (cd "$2" && tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -cf - -- *) | gzip -n >"$1"
 }
 
 cp hack/krew/plainroute.yaml "$made/plainroute.yaml"
@@ -52,7 +52,7 @@ bin/tools/validate-krew-manifest -manifest "$made/plainroute.yaml" -skip-install
 # The chart's version is that of Chart.yaml, which a release must have raised. Helm writes the time into its archive, so
 # tar makes it.
 chart=$(awk '$1 == "version:" { print $2 }' charts/plainroute/Chart.yaml)
-bin/tools/helm lint --quiet charts/plainroute
+bin/tools/helm lint --quiet --set "clusterCIDR={10.244.0.0/16}" charts/plainroute
 mkdir "$made/chart"
 cp -r charts/plainroute "$made/chart/"
 sed -i "s|localhost/plainroute|${image%:*}|" "$made/chart/plainroute/values.yaml"
