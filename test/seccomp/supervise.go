@@ -112,7 +112,7 @@ func (n *notification) change() string {
 	return ""
 }
 
-// changeOfFile describes a change of an open file, other than standard output and standard error. What is no file has no path.
+// changeOfFile describes a change of an open file, other than standard output and standard error. Other descriptors than files have no path.
 func (n *notification) changeOfFile(fd uint64) string {
 	path, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", n.pid, int32(fd)))
 	if err != nil || fd <= uint64(unix.Stderr) || !filepath.IsAbs(path) || strings.HasPrefix(path, "/dev/") {
