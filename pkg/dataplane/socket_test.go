@@ -103,7 +103,7 @@ func TestLostAnswers(t *testing.T) {
 	m.settle(all)
 }
 
-// If the queue is full of answers that nobody has read, no request without an answer counts as
+// If the queue is full of unread answers, no request without an answer counts as
 // successful.
 func TestQueueFullOfUnreadAnswers(t *testing.T) {
 	m := newMachine(t)

@@ -171,20 +171,32 @@ func (k *Kernel) setTunnelUp(link rtnl.Link, t topology.Tunnel) error {
 	return err
 }
 
+// errForeignTunnel is returned for a device that is not a tunnel of ours, although it has the name of one.
+var errForeignTunnel = errors.New("the device belongs to another program")
+
+// ownTunnel returns a tunnel of ours. It restores the mark of one that lost it.
+func (k *Kernel) ownTunnel(name string) (link rtnl.Link, t topology.Tunnel, err error) {
+	if link, err = k.handle.LinkByName(name); err != nil {
+		return nil, t, err
+	}
+	t, ours := tunnelOf(link)
+	if ours {
+		return link, t, nil
+	}
+	if t, ours = k.lostMark(link); !ours {
+		return nil, t, errForeignTunnel
+	}
+	return link, t, k.handle.LinkSetAlias(link, topology.TunnelAlias)
+}
+
 // setTunnel changes what the kernel can change in place.
 func (k *Kernel) setTunnel(t topology.Tunnel) error {
-	link, err := k.handle.LinkByName(t.Name)
+	link, have, err := k.ownTunnel(t.Name)
 	if err != nil {
 		return err
 	}
-	index := link.Attrs().Index
-	if link.Attrs().Alias != topology.TunnelAlias {
-		if err := k.handle.LinkSetAlias(link, topology.TunnelAlias); err != nil {
-			return err
-		}
-	}
-	if have, ok := tunnelOf(link); ok && have.Local != t.Local {
-		local := request{kind: unix.RTM_NEWLINK, data: encodeLocal(index, t)}
+	if have.Local != t.Local {
+		local := request{kind: unix.RTM_NEWLINK, data: encodeLocal(link.Attrs().Index, t)}
 		if err := errors.Join(errors.Join(k.rtnetlink.acknowledge([]request{local})...), k.renewEntries(t.Name)); err != nil {
 			return fmt.Errorf("setting the local address: %w", err)
 		}
@@ -235,17 +247,14 @@ func encodeLocal(index int, t topology.Tunnel) []byte {
 	return appendAttribute(b, unix.IFLA_LINKINFO|unix.NLA_F_NESTED, info)
 }
 
-// deleteTunnel deletes a device that still has our mark.
+// deleteTunnel deletes a tunnel of ours, if it is still there.
 func (k *Kernel) deleteTunnel(name string) error {
-	link, err := k.handle.LinkByName(name)
+	link, _, err := k.ownTunnel(name)
 	switch {
-	case errors.As(err, new(rtnl.LinkNotFoundError)):
+	case errors.As(err, new(rtnl.LinkNotFoundError)), errors.Is(err, errForeignTunnel):
 		return nil
 	case err != nil:
 		return err
-	}
-	if _, ours := tunnelOf(link); !ours {
-		return nil
 	}
 	if err := k.handle.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
 		return err
@@ -284,11 +293,7 @@ func (k *Kernel) readPeers() (facts peerFacts, err error) {
 		facts.fdb = make([]topology.FDBEntry, 0, len(k.peers.fdb)+max(worthKeeping, k.bulk))
 	}
 	for index, t := range k.links.tunnels {
-		family := uint8(unix.AF_INET)
-		if t.Local.Is6() {
-			family = unix.AF_INET6
-		}
-		err = errors.Join(err, k.eachNeighbor(family, unix.NDA_IFINDEX, index, func(n neighbor) {
+		err = errors.Join(err, k.eachNeighbor(addressFamily(t.Local), unix.NDA_IFINDEX, index, func(n neighbor) {
 			if entry, ok := n.permanent(t.Name); ok {
 				facts.neighbors = append(facts.neighbors, entry)
 			}
@@ -301,6 +306,14 @@ func (k *Kernel) readPeers() (facts peerFacts, err error) {
 	slices.SortFunc(facts.neighbors, topology.Neighbor.Compare)
 	slices.SortFunc(facts.fdb, topology.FDBEntry.Compare)
 	return facts, err
+}
+
+// addressFamily returns the address family of an address.
+func addressFamily(a netip.Addr) uint8 {
+	if a.Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
 }
 
 // permanent returns an entry of the neighbor table that the kernel did not make itself.
@@ -324,7 +337,7 @@ func (n neighbor) fdbEntry(dev string) (entry topology.FDBEntry, ok bool) {
 
 // learnPeer reports whether a notification of a neighbor or FDB entry on a tunnel differs from what
 // is kept, which then follows or becomes stale. Those of all other devices, of which there may be
-// thousands, are ignored first. Before it deletes a device the kernel announces the deletion of all
+// thousands, are ignored first, then those that readPeers leaves out. Before it deletes a device the kernel announces the deletion of all
 // that is on it; the device's own notification follows.
 func (k *Kernel) learnPeer(m netlink.Message) bool {
 	if len(m.Data) < unix.SizeofNdMsg || k.links == nil {
@@ -336,7 +349,7 @@ func (k *Kernel) learnPeer(m netlink.Message) bool {
 		return false
 	}
 	n := parseNeighbor(m.Data)
-	if k.fresh.peers && k.agrees(n, t.Name, deleted) {
+	if n.family != unix.AF_BRIDGE && n.family != addressFamily(t.Local) || k.fresh.peers && k.agrees(n, t.Name, deleted) {
 		return false
 	}
 	if deleted && k.gone(index) {
@@ -457,10 +470,7 @@ func (k *Kernel) encodePeer(o plan.Object) []byte {
 	case plan.FDBEntry:
 		dev, mac, dst = o.Dev, o.MAC, o.Dst
 	case plan.Neighbor:
-		dev, mac, dst, family, flags = o.Dev, o.MAC, o.Addr, unix.AF_INET, 0
-		if dst.Is6() {
-			family = unix.AF_INET6
-		}
+		dev, mac, dst, family, flags = o.Dev, o.MAC, o.Addr, addressFamily(o.Addr), 0
 	}
 	b := neighborMessage(family, k.links.byName[dev])
 	binary.NativeEndian.PutUint16(b[8:], unix.NUD_PERMANENT)

@@ -197,6 +197,10 @@ func (m *machine) tunnelFaults() map[string]func(name string) error {
 func (m *machine) settingFaults() map[string]func(name string) error {
 	return map[string]func(name string) error{
 		"its mark": func(name string) error { return m.nl.LinkSetAlias(m.link(name), "mine") },
+		"its mark and its TTL": func(name string) error {
+			m.must(m.nl.LinkSetAlias(m.link(name), "mine"))
+			return m.changeTunnel(name, appendAttribute(nil, unix.IFLA_VXLAN_TTL, []byte{1, 0, 0, 0}))
+		},
 		"learning": func(name string) error {
 			return m.changeTunnel(name, appendAttribute(nil, unix.IFLA_VXLAN_LEARNING, []byte{1, 0, 0, 0}))
 		},
@@ -257,6 +261,41 @@ func TestFilterOutlivesItsTunnel(t *testing.T) {
 	m.awaitEmpty(all, "the setting never")
 	if got := m.observed(); len(got.Tunnels) > 0 || len(got.Masquerade.Tunnels)+len(got.Masquerade.Endpoints) > 0 {
 		t.Errorf("left are %v, %v and %v", got.Tunnels, got.Masquerade.Tunnels, got.Masquerade.Endpoints)
+	}
+}
+
+// A tunnel that lost its mark is deleted by a node that no longer encapsulates.
+func TestUnmarkedTunnelIsDeleted(t *testing.T) {
+	m, all := tunneled(t)
+	news := m.watchSettled(all)
+	m.must(m.nl.LinkSetAlias(m.link(topology.Tunnel4), ""))
+	m.expect(news, "the loss of a mark")
+	m.tune = func(*topology.Options) {}
+	m.awaitEmpty(all, "the setting never")
+	if _, err := m.nl.LinkByName(topology.Tunnel4); err == nil {
+		t.Error("a tunnel without its mark is left")
+	}
+	if got := m.observed(); len(got.Masquerade.Tunnels) > 0 {
+		t.Errorf("the filter is left: %v", got.Masquerade)
+	}
+}
+
+// A device that took the place of a tunnel without its mark, after that was read, is not changed.
+func TestForeignTunnelIsNotMarked(t *testing.T) {
+	m, all := tunneled(t)
+	news := m.watchSettled(all)
+	m.must(m.nl.LinkSetAlias(m.link(topology.Tunnel4), ""))
+	m.expect(news, "the loss of a mark")
+	c := m.diff(all)
+	m.must(m.nl.LinkDel(m.link(topology.Tunnel4)))
+	attrs := rtnl.NewLinkAttrs()
+	attrs.Name = topology.Tunnel4
+	m.must(m.nl.LinkAdd(&rtnl.Vxlan{LinkAttrs: attrs, VxlanId: 112, Port: 4789, SrcAddr: net.ParseIP("192.168.1.11")}))
+	if err := m.Apply(m.t.Context(), c); !errors.Is(err, errForeignTunnel) {
+		t.Errorf("for %v the error is %v", c, err)
+	}
+	if v := m.tunnel(topology.Tunnel4); v.Alias != "" {
+		t.Errorf("another program's device has the alias %q", v.Alias)
 	}
 }
 
@@ -348,14 +387,14 @@ func TestPeersFollowNotifications(t *testing.T) {
 		change  func() error
 		follows bool
 	}{
-		"neighbor deleted":            {func() error { return m.nl.NeighDel(neighbor(hop.MAC[:], unix.NUD_PERMANENT)) }, true},
-		"neighbor replaced":           {func() error { return m.nl.NeighSet(neighbor(other, unix.NUD_PERMANENT)) }, true},
-		"neighbor no longer ours":     {func() error { return m.nl.NeighSet(neighbor(hop.MAC[:], unix.NUD_STALE)) }, true},
-		"FDB entry deleted":           {func() error { return m.nl.NeighDel(fdb(entry.MAC[:], entry.Dst.String())) }, true},
-		"FDB entry replaced":          {func() error { return m.nl.NeighSet(fdb(entry.MAC[:], "192.168.2.99")) }, true},
-		"FDB entry added":             {func() error { return m.nl.NeighSet(fdb(other, "192.168.2.99")) }, true},
-		"FDB entry of a group":        {func() error { return m.nl.NeighAppend(fdb(net.HardwareAddr{0x33, 0x33, 0, 0, 0, 9}, "192.168.2.99")) }, false},
-		"FDB entry of everybody else": {func() error { return m.nl.NeighAppend(fdb(make(net.HardwareAddr, 6), "192.168.2.99")) }, false},
+		"neighbor deleted":        {func() error { return m.nl.NeighDel(neighbor(hop.MAC[:], unix.NUD_PERMANENT)) }, true},
+		"neighbor replaced":       {func() error { return m.nl.NeighSet(neighbor(other, unix.NUD_PERMANENT)) }, true},
+		"neighbor no longer ours": {func() error { return m.nl.NeighSet(neighbor(hop.MAC[:], unix.NUD_STALE)) }, true},
+		"FDB entry deleted":       {func() error { return m.nl.NeighDel(fdb(entry.MAC[:], entry.Dst.String())) }, true},
+		"FDB entry replaced":      {func() error { return m.nl.NeighSet(fdb(entry.MAC[:], "192.168.2.99")) }, true},
+		"FDB entry added":         {func() error { return m.nl.NeighSet(fdb(other, "192.168.2.99")) }, true},
+		"FDB entry of a group":    {func() error { return m.nl.NeighAppend(fdb(net.HardwareAddr{0x33, 0x33, 0, 0, 0, 9}, "192.168.2.99")) }, false},
+		"FDB entry of all others": {func() error { return m.nl.NeighAppend(fdb(make(net.HardwareAddr, 6), "192.168.2.99")) }, false},
 	} {
 		shown := m.observe()
 		before := fmt.Sprint(shown.Neighbors, shown.FDB)
@@ -373,6 +412,24 @@ func TestPeersFollowNotifications(t *testing.T) {
 			t.Errorf("%s: kept lead to %v, those that are there to %v", name, kept, read)
 		}
 		m.settle(all)
+	}
+}
+
+// A neighbor of the other family on a tunnel is not ours, whether it is read or announced.
+func TestNeighborOfTheOtherFamilyStays(t *testing.T) {
+	m, all := tunneled(t)
+	m.settle(all)
+	m.observe()
+	m.must(m.nl.NeighSet(&rtnl.Neigh{
+		LinkIndex: m.tunnel(topology.Tunnel4).Index, IP: net.ParseIP("fd00::99"), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 9}, State: unix.NUD_PERMANENT,
+	}))
+	m.catchUp()
+	if c := m.diff(all); len(c) > 0 {
+		t.Errorf("its notification leads to %v", c)
+	}
+	m.Forget()
+	if c := m.diff(all); len(c) > 0 {
+		t.Errorf("a read leads to %v", c)
 	}
 }
 

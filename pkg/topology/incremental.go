@@ -119,11 +119,11 @@ func sameGrants(a, b []*claim) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
-// gatewayOfPod reports whether a gateway of this host is in a peer's subnet: then those who are behind
-// it depend on that subnet's Node.
+// gatewayOfPod reports whether a gateway of this host is in a peer's subnet: then the peers behind
+// the gateway depend on that subnet's Node.
 func (b *builder) gatewayOfPod() bool {
 	return b.opts.OffLink == OffLinkGateway && slices.ContainsFunc(b.host.Underlay(), func(r Route) bool {
-		return r.Via.IsValid() && (b.actual.leadsToPods(r.Via) || claimAround(b.claims, r.Via) != nil)
+		return r.Via.IsValid() && claimAround(b.claims, r.Via) != nil
 	})
 }
 

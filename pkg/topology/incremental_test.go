@@ -324,6 +324,52 @@ node2 3h 10.1.1.0/24 192.168.1.12
 	}
 }
 
+// A younger Node whose pod subnet has a gateway in it removes no route by that gateway, and a Node that
+// comes after it gets none until it leaves.
+func TestGatewayInAYoungerPodSubnet(t *testing.T) {
+	host := parseHost(t, `
+links:
+- {name: eth0, mtu: 1500, addrs: [192.168.1.11/24]}
+routes:
+- {dst: 192.168.1.0/24, dev: eth0, protocol: 2}
+- {dst: 10.7.0.0/16, via: 10.7.2.1, dev: eth0}
+`)
+	nodes := parseNodes(t, `node1 3h 10.244.1.0/24 192.168.1.11
+node3 2h 10.244.3.0/24 10.7.9.9
+node2 1h 10.7.2.0/24 192.168.1.12
+node4 1m 10.244.4.0/24 10.7.9.10
+`)
+	var x Incremental
+	state := State{}
+	for i, pass := range []struct {
+		nodes     []*Node
+		restarted bool
+		want      string
+	}{
+		{nodes[:2], false, "node3"},
+		{nodes[:3], false, "node3"},
+		{nodes[:3], true, "node3"},
+		{nodes, false, "node3"},
+		{nodes, false, "node3"},
+		{slices.Concat(nodes[:2], nodes[3:]), false, "node3 node4"},
+	} {
+		actual := withKernel(state)
+		if pass.restarted {
+			actual.granted = nil
+		}
+		state, _ = x.Desired(Options{NodeName: "node1", Bridge: Bridge, OffLink: OffLinkGateway}, host, pass.nodes, actual)
+		var behind []string
+		for _, r := range state.Routes {
+			if r.Via == netip.MustParseAddr("10.7.2.1") {
+				behind = append(behind, state.Reach(r.Dst).Node)
+			}
+		}
+		if got := strings.Join(behind, " "); got != pass.want {
+			t.Errorf("pass %d: the gateway leads to %q, want %q", i, got, pass.want)
+		}
+	}
+}
+
 // If the InternalIP is on lo, the routes to all peers decide about the tunnel's MTU.
 func TestIncrementalTunnelMTU(t *testing.T) {
 	opts, _, _ := tunneling(t)

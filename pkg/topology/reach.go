@@ -181,7 +181,8 @@ func (b *builder) restore(c *claim) (had bool) {
 
 // avoidPods refuses InternalIPs and gateways in pod subnets, where packets to them would take routes of
 // ours. The InternalIP of a Node on link is a next hop, so none does. With --cluster-cidr none of them
-// may be in it.
+// may be in it. A route by the same gateway that was there before stays: another Node could choose its
+// subnet to remove it.
 func (b *builder) avoidPods() {
 	if len(b.opts.ClusterCIDRs) > 0 {
 		return
@@ -191,14 +192,24 @@ func (b *builder) avoidPods() {
 			continue
 		}
 		p, what := b.podSubnet(c.addr), fmt.Sprintf("InternalIP %s", c.addr)
-		if c.path == PathGateway && !p.IsValid() {
-			p, what = b.podSubnet(c.via), fmt.Sprintf("gateway %s of InternalIP %s", c.via, c.addr)
+		have := (*Route)(nil)
+		if c.path == PathGateway && !p.IsValid() && !b.wentBy(c) {
+			p, what, have = b.podSubnet(c.via), fmt.Sprintf("gateway %s of InternalIP %s", c.via, c.addr), b.inPlace(c.subnet)
 		}
 		if p.IsValid() {
 			why := c.problem(problem.AddressRefused, "%s is inside %s, where pods live", what, p)
 			c.reach = reach{addr: c.addr, why: &why}
 		}
+		if p.IsValid() && have != nil { // by another gateway, or on link
+			b.keep(c, *have)
+		}
 	}
+}
+
+// wentBy reports whether a claim's route already led to its gateway, by the grant or the kernel's route.
+func (b *builder) wentBy(c *claim) bool {
+	before, r := b.grantOf(c), b.inPlace(c.subnet)
+	return before != nil && before.via == c.via || r != nil && r.Via == c.via
 }
 
 // podSubnet returns the pod subnet that contains an address, one of ours or a granted one, or the
@@ -213,12 +224,6 @@ func (b *builder) podSubnet(addr netip.Addr) netip.Prefix {
 		}
 	}
 	return netip.Prefix{}
-}
-
-// leadsToPods reports whether an address is in a peer's pod subnet, by a route of ours or a grant.
-func (s *State) leadsToPods(addr netip.Addr) bool {
-	after, _ := slices.BinarySearchFunc(s.Routes, addr, func(r Route, addr netip.Addr) int { return cmp.Or(r.Dst.Addr().Compare(addr), -1) })
-	return after > 0 && s.Routes[after-1].Metric == MetricPeer && s.Routes[after-1].Dst.Contains(addr) || claimAround(s.granted, addr) != nil
 }
 
 // claimAround returns the one of sorted, disjoint claims whose subnet contains an address, or nil.

@@ -146,10 +146,10 @@ func (r *resolver) way(addr netip.Addr, to netip.Prefix) (way reach, onLink bool
 	return way, onLink, "", why
 }
 
-// ofPod reports whether an address is in pods' ranges, as far as they are known before this
-// computation. avoidPods knows the others.
+// ofPod reports whether an address is in pods' ranges, other than peers' subnets: avoidPods looks
+// for these.
 func (r *resolver) ofPod(addr netip.Addr) bool {
-	return within(r.opts.ClusterCIDRs, single(addr)) || within(r.ownCIDRs, single(addr)) || within(r.attached, single(addr)) || r.actual.leadsToPods(addr)
+	return within(r.opts.ClusterCIDRs, single(addr)) || within(r.ownCIDRs, single(addr)) || within(r.attached, single(addr))
 }
 
 // wraps reports whether packets to a peer that is on link take a tunnel. In a network with tunnels

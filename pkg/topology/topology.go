@@ -6,9 +6,10 @@ package topology
 
 import "net/netip"
 
-// The marks of our objects. An object without its mark is never changed, and the host has no other
-// record of what was installed. The memory of a running agent (the owners of subnets, pending
-// removals, former gateways) only keeps things as they are.
+// The marks of our objects. The host has no other record of what was installed. An object without
+// its mark is never changed, with one exception: a running agent restores the mark of its own tunnel.
+// What else it has in memory (the owners of subnets, pending removals, former gateways) only keeps
+// things as they are.
 const (
 	Protocol = 112 // rtm_protocol of our routes (rtnetlink(7)), a number that is free in iproute2's rt_protos
 	// MetricPeer is the metric of routes to peers' pod subnets. The kernel's key of a route is

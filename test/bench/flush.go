@@ -134,15 +134,15 @@ func (l *lab) ipRoute(out io.Writer, command string) error {
 
 // ip runs ip(8) on the machine.
 func (l *lab) ip(in io.Reader, out io.Writer, args ...string) error {
-	var complaint bytes.Buffer
+	var stderr bytes.Buffer
 	cmd := exec.Command("ip", args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &complaint
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &stderr
 	err := l.machine.Do(cmd.Start)
 	if err == nil {
 		err = cmd.Wait()
 	}
 	if err != nil {
-		return fmt.Errorf("running ip %s: %w: %s", strings.Join(args, " "), err, complaint.String())
+		return fmt.Errorf("running ip %s: %w: %s", strings.Join(args, " "), err, stderr.String())
 	}
 	return nil
 }
