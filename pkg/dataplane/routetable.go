@@ -32,7 +32,8 @@ func putTable(message []byte, at int, table uint32) []byte {
 }
 
 // findStrays reads our routes in all other tables, where a run with another --table has left them.
-// If there are none, it does so once.
+// If there are none, it does so once. A program may have copied routes of main, with their marks, into
+// other tables, so one of these counts only if it has a route by the bridge, which main never has.
 func (k *Kernel) findStrays(links *linkFacts) error {
 	if k.searched && len(k.strays) == 0 {
 		return nil
@@ -48,6 +49,11 @@ func (k *Kernel) findStrays(links *linkFacts) error {
 	if err != nil {
 		return fmt.Errorf("listing routes of all tables: %w", err)
 	}
+	used := map[int]bool{topology.MainTable: true}
+	for _, r := range strays {
+		used[r.Table] = used[r.Table] || r.Metric == topology.MetricBridge
+	}
+	strays = slices.DeleteFunc(strays, func(r topology.TableRoute) bool { return !used[r.Table] })
 	slices.SortFunc(strays, topology.TableRoute.Compare)
 	k.strays, k.searched = strays, true
 	return nil

@@ -69,6 +69,23 @@ func TestRouteTable(t *testing.T) {
 	}
 }
 
+// Another program's copies of main in other tables stay, although they have our marks.
+func TestCopiesOfMainStay(t *testing.T) {
+	m := newMachine(t)
+	peers := nodes(4)
+	m.settle(peers)
+	copies := m.marked(unix.RT_TABLE_MAIN)
+	for _, r := range copies {
+		r.Table = 200
+		m.must(m.nl.RouteAdd(&r))
+	}
+	m.useTable(0)
+	m.settle(peers)
+	if got := len(m.marked(200)); got != len(copies) {
+		t.Errorf("%d of %d copies are left", got, len(copies))
+	}
+}
+
 // followTable has other programs change the table, its rules and main, and looks what is read again.
 func (m *machine) followTable(peers []*topology.Node, table int) {
 	m.t.Helper()
