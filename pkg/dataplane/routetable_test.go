@@ -86,6 +86,25 @@ func TestCopiesOfMainStay(t *testing.T) {
 	}
 }
 
+// A renamed bridge keeps its route: without it the unreachable one would take all packets to pods.
+func TestRenamedBridgeKeepsItsRoute(t *testing.T) {
+	m := newMachine(t)
+	peers := nodes(4)
+	m.useTable(100)
+	m.ruleTo(100, m.nl.RuleAdd)
+	m.settle(peers)
+	before := len(m.marked(100))
+	m.must(m.nl.LinkSetDown(m.link(topology.Bridge)))
+	m.must(m.nl.LinkSetName(m.link(topology.Bridge), "br-pods"))
+	m.up("br-pods")
+	m.settleOwnFault(peers, problem.BridgeFailed)
+	bridge := m.link("br-pods").Attrs().Index
+	byBridge := func(r rtnl.Route) bool { return r.LinkIndex == bridge && r.Priority == topology.MetricBridge }
+	if all := m.marked(100); len(all) != before || !slices.ContainsFunc(all, byBridge) {
+		t.Errorf("with a renamed bridge there are %v", all)
+	}
+}
+
 // followTable has other programs change the table, its rules and main, and looks what is read again.
 func (m *machine) followTable(peers []*topology.Node, table int) {
 	m.t.Helper()

@@ -3,6 +3,7 @@ package topology
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -85,15 +86,39 @@ func (b *builder) checkRouteTable() {
 
 // bridgeRoutes adds the routes by the bridge to the subnets of pods on this node. The kernel makes
 // those of the bridge's addresses in main, after our table, where the unreachable routes to our own
-// subnets would hide them.
-func (b *builder) bridgeRoutes(conf *CNI) {
-	if b.opts.RouteTable == 0 {
+// subnets would hide them. So there is one wherever there may be pods: also while nothing else of the
+// bridge is changed, because it was renamed, or no CNI config can be written.
+func (b *builder) bridgeRoutes() {
+	if b.opts.RouteTable == 0 || b.opts.Router {
 		return
 	}
-	for _, p := range conf.Subnets {
-		b.desired.Routes = append(b.desired.Routes, Route{Dst: p, Dev: conf.Bridge, Protocol: Protocol, Metric: MetricBridge})
+	var subnets []netip.Prefix
+	if b.desired.CNI != nil {
+		subnets = slices.Clone(b.desired.CNI.Subnets)
+	}
+	for _, r := range b.desired.Routes {
+		if r.Metric == MetricOwn && !slices.Contains(subnets, r.Dst) {
+			subnets = append(subnets, r.Dst)
+		}
+	}
+	for _, p := range subnets {
+		r := Route{Dst: p, Dev: b.podDevice(p), Protocol: Protocol, Metric: MetricBridge}
+		taken := slices.ContainsFunc(b.host.Beside(), func(f Route) bool { return f.Dst == p && f.Metric == r.Metric && f.TOS == 0 })
+		if r.Dev != "" && (!taken || b.yield(&r)) { // the conflict is reported for the unreachable route
+			b.desired.Routes = append(b.desired.Routes, r)
+		}
 	}
 	slices.SortFunc(b.desired.Routes, Route.Compare)
+}
+
+// podDevice returns the device that leads to pods of a subnet of ours: the bridge, or the bridge of
+// another network that has the gateway's address; empty: there is none.
+func (b *builder) podDevice(subnet netip.Prefix) string {
+	link, as := b.host.linkWith(Gateway(subnet))
+	if !as.IsValid() || as.IsSingleIP() {
+		link.Name = ""
+	}
+	return cmp.Or(b.renamed, b.desired.Bridge, link.Name)
 }
 
 // elsewhere keeps routes of ours in other tables, from before --table was changed, until those that
