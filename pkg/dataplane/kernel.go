@@ -65,7 +65,7 @@ type Kernel struct {
 	routes     *routeFacts
 	strays     []topology.TableRoute // routes of ours in other tables
 	searched   bool                  // for these
-	ruled      []int                 // the families of which a policy rule leads to our table
+	ruled      []netip.Prefix        // the destinations of which policy rules lead to our table
 	peers      peerFacts
 	watched    bool            // notifications of neighbors are subscribed to
 	bulk       int             // how many routes, neighbors or FDB entries were added since they were read

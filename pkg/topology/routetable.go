@@ -16,8 +16,8 @@ const MainTable = 254
 type RouteTable struct {
 	Routes []Route `json:"routes"`        // the foreign ones, with one entry for each next hop
 	VRF    string  `json:"vrf,omitempty"` // the VRF with this table; empty: none
-	// Ruled are the families, 4 and 6, of which a policy rule leads to this table before main.
-	Ruled []int `json:"ruled,omitempty"`
+	// Ruled are the destinations of which policy rules lead all packets to this table before main.
+	Ruled []netip.Prefix `json:"ruled,omitempty"`
 }
 
 // A TableRoute is a route of ours in another table than --table's. It is comparable.
@@ -59,27 +59,42 @@ func (h *Host) AllRoutes() []Route {
 	return slices.Concat(h.Routes, h.RouteTable.Routes)
 }
 
-// routeTableUsed reports whether packets of a family are looked up in the table with our routes: by
-// main, by a policy rule, or by a route of main into the VRF.
-func (b *builder) routeTableUsed(is4 bool) bool {
+// routeTableUsed reports whether packets to a subnet are looked up in the table with our routes: by
+// main, by a policy rule for a range around the subnet, or by such a route of main into the VRF.
+func (b *builder) routeTableUsed(subnet netip.Prefix) bool {
 	t := b.host.RouteTable
-	return t == nil || slices.Contains(t.Ruled, choose(is4, 4, 6)) ||
-		t.VRF != "" && slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Dev == t.VRF && r.Dst.Addr().Is4() == is4 })
+	around := func(p netip.Prefix) bool { return p.Bits() <= subnet.Bits() && p.Contains(subnet.Addr()) }
+	return t == nil || slices.ContainsFunc(t.Ruled, around) ||
+		t.VRF != "" && slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Dev == t.VRF && around(r.Dst) })
 }
 
 // checkRouteTable reports routes that the kernel never looks up, and peers in a VRF of another
-// table.
+// table. A rule for our own subnet that leaves out a peer's is that peer's Problem; a router has no
+// subnet, so for it each of them counts.
 func (b *builder) checkRouteTable() {
 	for _, is4 := range []bool{true, false} {
-		if b.serves(is4) && !b.routeTableUsed(is4) {
+		unused := func(p netip.Prefix) bool { return p.Addr().Is4() == is4 && !b.routeTableUsed(p) }
+		unusedPeer := func(c *claim) bool { return c.dev != "" && unused(c.subnet) }
+		if slices.ContainsFunc(b.subnets, unused) || b.opts.Router && slices.ContainsFunc(b.claims, unusedPeer) {
 			b.ownProblem(problem.RouteTableUnused, "no policy rule leads %s packets to table %d before the main table, so our routes there have no effect; add one for the range of the pods: ip %srule add to RANGE lookup %d",
 				familyName(is4), b.opts.RouteTable, choose(is4, "", "-6 "), b.opts.RouteTable)
+		} else {
+			b.unusedRoutes(unusedPeer)
 		}
 		uplink, ok := b.uplinks[is4]
 		leaked := slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Dev == uplink.Name && r.Dst.Addr().Is4() == is4 })
 		if table := cmp.Or(b.opts.RouteTable, MainTable); ok && uplink.VRF != "" && uplink.VRFTable != table && !leaked {
 			b.warn(problem.RouteTableUnused, "%s has the %s InternalIP and is in the VRF %s, whose table is %d, and our routes are in table %d; give the agent --table %d, and a policy rule that leads to it",
 				uplink.Name, familyName(is4), uplink.VRF, uplink.VRFTable, table, uplink.VRFTable)
+		}
+	}
+}
+
+func (b *builder) unusedRoutes(unused func(*claim) bool) {
+	for _, c := range b.claims {
+		if unused(c) {
+			b.report(c.problem(problem.RouteTableUnused, "no policy rule leads packets to %s to table %d before the main table, so our route there has no effect; add one for the range of all pods",
+				c.subnet, b.opts.RouteTable))
 		}
 	}
 }
@@ -125,7 +140,7 @@ func (b *builder) podDevice(subnet netip.Prefix) string {
 // take their place are used.
 func (b *builder) elsewhere() {
 	for _, r := range b.actual.Elsewhere {
-		if !b.routeTableUsed(r.Dst.Addr().Is4()) && routeTo(b.desired.Routes, r.Dst, r.Metric) != nil {
+		if !b.routeTableUsed(r.Dst) && routeTo(b.desired.Routes, r.Dst, r.Metric) != nil {
 			b.desired.Elsewhere = append(b.desired.Elsewhere, r)
 		}
 	}
