@@ -10,6 +10,7 @@ import (
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -105,6 +106,22 @@ func TestRenamedBridgeKeepsItsRoute(t *testing.T) {
 	byBridge := func(r rtnl.Route) bool { return r.LinkIndex == bridge && r.Priority == topology.MetricBridge }
 	if all := m.marked(100); len(all) != before || !slices.ContainsFunc(all, byBridge) {
 		t.Errorf("with a renamed bridge there are %v", all)
+	}
+}
+
+// A setting that can't be written does not keep the routes in the former table.
+func TestStraysGoDespiteASetting(t *testing.T) {
+	m := newMachine(t)
+	peers := nodes(4)
+	m.settle(peers)
+	m.useTable(100)
+	m.ruleTo(100, m.nl.RuleAdd)
+	setting := plan.Of(plan.Replace, plan.Sysctl{Path: "net/ipv4/missing", Value: "1"})
+	if err := m.Apply(t.Context(), setting.With(m.diff(peers)...)); err == nil {
+		t.Error("a setting that the kernel lacks was written")
+	}
+	if left := m.marked(unix.RT_TABLE_MAIN); len(left) > 0 {
+		t.Errorf("in main are left %v", left)
 	}
 }
 

@@ -36,3 +36,21 @@ func TestRouteByTheBridgeIsDeletedLast(t *testing.T) {
 		}
 	}
 }
+
+// Routes in another table stay if a device of ours failed, but not if a setting did.
+func TestStraysWaitForDevices(t *testing.T) {
+	stray := Change{Delete, StrayRoute{topology.TableRoute{Table: 100}}}
+	for name, c := range map[string]struct {
+		object Object
+		left   int
+	}{
+		"a setting": {Sysctl{Path: topology.SysctlForward4, Value: "1"}, 1},
+		"a device":  {Device{Device: topology.Device{Name: topology.Bridge}}, 0},
+		"a route":   {Route{Route: topology.Route{Metric: topology.MetricPeer}}, 0},
+	} {
+		failed := Change{Replace, c.object}
+		if got := (Changes{failed, stray}).Without(func(k Key) bool { return k == failed.Key() }); len(got) != c.left {
+			t.Errorf("%s failed: %v is left, want %d", name, got, c.left)
+		}
+	}
+}
