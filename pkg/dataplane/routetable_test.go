@@ -125,7 +125,7 @@ func TestStraysGoDespiteASetting(t *testing.T) {
 	}
 }
 
-// followTable has other programs change the table, its rules and main, and looks what is read again.
+// followTable has other programs change the table, its rules and main, and checks what is read then.
 func (m *machine) followTable(peers []*topology.Node, table int) {
 	m.t.Helper()
 	m.must(m.nl.RouteDel(&m.marked(table)[0]))

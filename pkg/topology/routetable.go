@@ -137,11 +137,19 @@ func (b *builder) podDevice(subnet netip.Prefix) string {
 }
 
 // elsewhere keeps routes of ours in other tables, from before --table was changed, until those that
-// take their place are used.
+// take their place are used. One in main also stays while its Node has no other and still has its
+// next hop as an InternalIP, as it would without the change of tables.
 func (b *builder) elsewhere() {
 	for _, r := range b.actual.Elsewhere {
-		if !b.routeTableUsed(r.Dst) && routeTo(b.desired.Routes, r.Dst, r.Metric) != nil {
+		replaced := routeTo(b.desired.Routes, r.Dst, r.Metric) != nil
+		if replaced && !b.routeTableUsed(r.Dst) || !replaced && r.Table == MainTable && b.stillLeads(r.Route) {
 			b.desired.Elsewhere = append(b.desired.Elsewhere, r)
 		}
 	}
+}
+
+// stillLeads reports whether a route leads to an InternalIP of the Node that has its subnet.
+func (b *builder) stillLeads(r Route) bool {
+	c := claimTo(b.claims, r.Dst)
+	return c != nil && slices.Contains(c.node.Addrs, r.Via) && b.resolver.excluded(r.Via) == "" && b.opts.allows(pathOf(r))
 }
