@@ -151,14 +151,18 @@ func flatten(err error) []error {
 }
 
 // achieved returns the changes that were made, from the error of Apply: all that it does not name. If it
-// does not name all that failed, achieved returns the routes only.
+// does not name all that failed, achieved returns the routes only, without those in other tables, which
+// wait for devices.
 func achieved(c plan.Changes, err error) plan.Changes {
 	if err == nil {
 		return c
 	}
 	failed := failedKeys(err)
 	if failed[otherKey] {
-		c = c.Only(plan.KindRoute)
+		c = c.Filter(func(x plan.Change) bool {
+			_, stray := x.Object.(plan.StrayRoute)
+			return x.Kind() == plan.KindRoute && !stray
+		})
 	}
 	done := c.Without(func(k plan.Key) bool { return failed[k] })
 	if failed[tableKey] { // its sets follow the routes

@@ -65,7 +65,7 @@ type Kernel struct {
 	routes     *routeFacts
 	strays     []topology.TableRoute // routes of ours in other tables
 	searched   bool                  // for these
-	ruled      []int                 // the families of which a policy rule leads to our table
+	ruled      []netip.Prefix        // the destinations of which policy rules lead to our table
 	peers      peerFacts
 	watched    bool            // notifications of neighbors are subscribed to
 	bulk       int             // how many routes, neighbors or FDB entries were added since they were read
@@ -299,7 +299,8 @@ func (k *Kernel) Apply(_ context.Context, c plan.Changes) error {
 
 // failures are the errors of an Apply, by what depends on them.
 type failures struct {
-	own     error // of what this node's pods need, but for the table
+	own     error // of what this node's pods need, but for the table and settings
+	setting error
 	table   error
 	routes  error // additions and changes
 	staying error // routes that are not deleted
@@ -319,7 +320,7 @@ func (k *Kernel) makeSteps(c plan.Changes, f *failures) {
 				f.routes = errors.Join(f.routes, err)
 			}
 		case plan.StrayRoute:
-			if f.routes == nil && f.own == nil { // others take their place
+			if f.routes == nil && f.own == nil { // others take their place, by devices that are there
 				f.staying = errors.Join(f.staying, k.deleteStrays(plan.Objects[plan.StrayRoute](step, op)))
 			}
 		case plan.Table, plan.Sets:
@@ -328,6 +329,8 @@ func (k *Kernel) makeSteps(c plan.Changes, f *failures) {
 			}
 		case plan.Neighbor, plan.FDBEntry:
 			f.own = errors.Join(f.own, k.changePeers(op, step))
+		case plan.Sysctl:
+			f.setting = errors.Join(f.setting, k.makeOwn(step))
 		case plan.Config:
 			if f.ownError() == nil {
 				f.config = k.applyCNI(op, o)
@@ -383,7 +386,7 @@ func (k *Kernel) makeOne(c plan.Change) error {
 // ownError returns the errors that keep the CNI config from being written: all but refusals of
 // single routes.
 func (f *failures) ownError() error {
-	err := errors.Join(f.own, part(plan.Table{}, f.table))
+	err := errors.Join(f.own, f.setting, part(plan.Table{}, f.table))
 	if routes := errors.Join(f.routes, f.staying); errors.Is(routes, unix.EPERM) {
 		return errors.Join(err, routes)
 	}
@@ -395,7 +398,7 @@ func (f *failures) ownError() error {
 // as the kernel runs, so then only the table is read again.
 func (f *failures) end(k *Kernel, c plan.Changes) error {
 	routes := errors.Join(f.routes, f.staying)
-	others := errors.Join(f.own, routes)
+	others := errors.Join(f.own, f.setting, routes)
 	onlyTable := !slices.ContainsFunc(c, func(x plan.Change) bool { return x.Kind() != plan.KindTable && x.Kind() != plan.KindCNI })
 	switch {
 	case others == nil && f.table != nil && onlyTable:

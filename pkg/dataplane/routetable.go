@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	rtnl "github.com/vishvananda/netlink"
@@ -32,7 +33,8 @@ func putTable(message []byte, at int, table uint32) []byte {
 }
 
 // findStrays reads our routes in all other tables, where a run with another --table has left them.
-// If there are none, it does so once.
+// If there are none, it does so once. A program may have copied routes of main, with their marks, into
+// other tables, so one of these counts only if it has a route by the bridge, which main never has.
 func (k *Kernel) findStrays(links *linkFacts) error {
 	if k.searched && len(k.strays) == 0 {
 		return nil
@@ -48,6 +50,11 @@ func (k *Kernel) findStrays(links *linkFacts) error {
 	if err != nil {
 		return fmt.Errorf("listing routes of all tables: %w", err)
 	}
+	used := map[int]bool{topology.MainTable: true}
+	for _, r := range strays {
+		used[r.Table] = used[r.Table] || r.Metric == topology.MetricBridge
+	}
+	strays = slices.DeleteFunc(strays, func(r topology.TableRoute) bool { return !used[r.Table] })
 	slices.SortFunc(strays, topology.TableRoute.Compare)
 	k.strays, k.searched = strays, true
 	return nil
@@ -71,42 +78,52 @@ func (k *Kernel) deleteStrays(strays []plan.StrayRoute) error {
 	return errors.Join(errs...)
 }
 
-// loadRules reads the families of which a policy rule leads to our table, if that is not main.
+// loadRules reads the destinations of which policy rules lead to our table, if that is not main.
 func (k *Kernel) loadRules() error {
 	k.ruled = nil
 	if k.cfg.RouteTable == 0 {
 		return nil
 	}
-	for family, number := range map[int]int{rtnl.FAMILY_V4: 4, rtnl.FAMILY_V6: 6} {
+	for _, all := range []netip.Prefix{all4, all6} {
+		family := rtnl.FAMILY_V4
+		if all == all6 {
+			family = rtnl.FAMILY_V6
+		}
 		rules, err := RetryDump(func() ([]rtnl.Rule, error) { return k.handle.RuleList(family) })
 		if err != nil && !absent(err) {
 			return fmt.Errorf("listing policy rules: %w", err)
 		}
-		if leads(rules, k.cfg.RouteTable) {
-			k.ruled = append(k.ruled, number)
-		}
+		k.ruled = append(k.ruled, ledTo(rules, k.cfg.RouteTable, all)...)
 	}
-	slices.Sort(k.ruled)
 	return nil
 }
 
-// leads reports whether a rule leads to a table before the rule that leads all packets to main. The
-// rules are in the kernel's order.
-func leads(rules []rtnl.Rule, table int) bool {
+// The destinations of rules without one.
+var all4, all6 = netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+
+// ledTo returns the destinations of which rules lead to a table before the rule that leads all packets
+// to main. Rules that select packets by anything else don't count. The rules are in the kernel's order.
+func ledTo(rules []rtnl.Rule, table int, all netip.Prefix) (led []netip.Prefix) {
 	for _, r := range rules {
 		switch {
+		case !selectsAllTo(r):
+		case r.Table == topology.MainTable && r.Dst == nil:
+			return led
+		case r.Table == table && r.Dst == nil:
+			led = append(led, all)
 		case r.Table == table:
-			return true
-		case r.Table == topology.MainTable && selectsAll(r):
-			return false
+			addr, _ := netip.AddrFromSlice(r.Dst.IP)
+			bits, _ := r.Dst.Mask.Size()
+			led = append(led, netip.PrefixFrom(addr.Unmap(), bits))
 		}
 	}
-	return false
+	return led
 }
 
-// selectsAll reports whether a rule is for all packets, and takes each route of its table.
-func selectsAll(r rtnl.Rule) bool {
-	return r.Src == nil && r.Dst == nil && r.IifName == "" && r.OifName == "" && r.Mark == 0 && r.Tos == 0 && r.IPProto == 0 &&
+// selectsAllTo reports whether a rule is for all packets to its destination, and takes each route of
+// its table.
+func selectsAllTo(r rtnl.Rule) bool {
+	return r.Src == nil && r.IifName == "" && r.OifName == "" && r.Mark == 0 && (r.Mask == nil || *r.Mask == 0) && r.Tos == 0 && r.IPProto == 0 &&
 		r.Sport == nil && r.Dport == nil && r.UIDRange == nil && r.TunID == 0 && r.SuppressPrefixlen < 0 && r.SuppressIfgroup < 0 && !r.Invert
 }
 

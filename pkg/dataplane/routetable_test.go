@@ -1,12 +1,16 @@
 package dataplane
 
 import (
+	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"testing"
 
 	rtnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -69,7 +73,59 @@ func TestRouteTable(t *testing.T) {
 	}
 }
 
-// followTable has other programs change the table, its rules and main, and checks what is read again.
+// Another program's copies of main in other tables stay, although they have our marks.
+func TestCopiesOfMainStay(t *testing.T) {
+	m := newMachine(t)
+	peers := nodes(4)
+	m.settle(peers)
+	copies := m.marked(unix.RT_TABLE_MAIN)
+	for _, r := range copies {
+		r.Table = 200
+		m.must(m.nl.RouteAdd(&r))
+	}
+	m.useTable(0)
+	m.settle(peers)
+	if got := len(m.marked(200)); got != len(copies) {
+		t.Errorf("%d of %d copies are left", got, len(copies))
+	}
+}
+
+// A renamed bridge keeps its route: without it the unreachable one would take all packets to pods.
+func TestRenamedBridgeKeepsItsRoute(t *testing.T) {
+	m := newMachine(t)
+	peers := nodes(4)
+	m.useTable(100)
+	m.ruleTo(100, m.nl.RuleAdd)
+	m.settle(peers)
+	before := len(m.marked(100))
+	m.must(m.nl.LinkSetDown(m.link(topology.Bridge)))
+	m.must(m.nl.LinkSetName(m.link(topology.Bridge), "br-pods"))
+	m.up("br-pods")
+	m.settleOwnFault(peers, problem.BridgeFailed)
+	bridge := m.link("br-pods").Attrs().Index
+	byBridge := func(r rtnl.Route) bool { return r.LinkIndex == bridge && r.Priority == topology.MetricBridge }
+	if all := m.marked(100); len(all) != before || !slices.ContainsFunc(all, byBridge) {
+		t.Errorf("with a renamed bridge there are %v", all)
+	}
+}
+
+// A setting that can't be written does not keep the routes in the former table.
+func TestStraysGoDespiteASetting(t *testing.T) {
+	m := newMachine(t)
+	peers := nodes(4)
+	m.settle(peers)
+	m.useTable(100)
+	m.ruleTo(100, m.nl.RuleAdd)
+	setting := plan.Of(plan.Replace, plan.Sysctl{Path: "net/ipv4/missing", Value: "1"})
+	if err := m.Apply(t.Context(), setting.With(m.diff(peers)...)); err == nil {
+		t.Error("a setting that the kernel lacks was written")
+	}
+	if left := m.marked(unix.RT_TABLE_MAIN); len(left) > 0 {
+		t.Errorf("in main are left %v", left)
+	}
+}
+
+// followTable has other programs change the table, its rules and main, and checks what is read then.
 func (m *machine) followTable(peers []*topology.Node, table int) {
 	m.t.Helper()
 	m.must(m.nl.RouteDel(&m.marked(table)[0]))
@@ -94,18 +150,18 @@ func (m *machine) followTable(peers []*topology.Node, table int) {
 		foreign.Table = there
 		m.must(m.nl.RouteDel(foreign))
 	}
-	ruled := func() []int {
+	ruled := func() []netip.Prefix {
 		host, err := m.Facts(m.t.Context(), topology.Concerns(options(m), peers))
 		m.must(err)
 		return host.RouteTable.Ruled
 	}
 	m.ruleTo(table, m.nl.RuleDel)
 	if got := ruled(); len(got) > 0 {
-		m.t.Errorf("without rules the families %v are led to the table", got)
+		m.t.Errorf("without rules %v are led to the table", got)
 	}
 	m.ruleTo(table, m.nl.RuleAdd)
-	if got := ruled(); !slices.Contains(got, 4) {
-		m.t.Errorf("with rules the families %v are led to the table", got)
+	if got := ruled(); !slices.Contains(got, all4) {
+		m.t.Errorf("with rules %v are led to the table", got)
 	}
 }
 
@@ -119,22 +175,31 @@ func TestRulesThatLead(t *testing.T) {
 		}
 		return *r
 	}
+	to := func(p string) func(*rtnl.Rule) {
+		return func(r *rtnl.Rule) { _, r.Dst, _ = net.ParseCIDR(p) }
+	}
 	ours, main := rule(100, nil), rule(unix.RT_TABLE_MAIN, nil)
 	noDefault := rule(unix.RT_TABLE_MAIN, func(r *rtnl.Rule) { r.SuppressPrefixlen = 0 })
 	marked := rule(unix.RT_TABLE_MAIN, func(r *rtnl.Rule) { r.Mark = 1 })
 	for name, c := range map[string]struct {
 		rules []rtnl.Rule
-		want  bool
+		want  string
 	}{
-		"none":                      {nil, false},
-		"another's":                 {[]rtnl.Rule{rule(101, nil), main}, false},
-		"before main":               {[]rtnl.Rule{rule(101, nil), ours, main}, true},
-		"after main":                {[]rtnl.Rule{main, ours}, false},
-		"after main's longer":       {[]rtnl.Rule{noDefault, ours, main}, true},
-		"after main's of some only": {[]rtnl.Rule{marked, ours, main}, true},
+		"none":                      {nil, "[]"},
+		"another's":                 {[]rtnl.Rule{rule(101, nil), main}, "[]"},
+		"before main":               {[]rtnl.Rule{rule(101, nil), ours, main}, "[0.0.0.0/0]"},
+		"after main":                {[]rtnl.Rule{main, ours}, "[]"},
+		"after main's longer":       {[]rtnl.Rule{noDefault, ours, main}, "[0.0.0.0/0]"},
+		"after main's of some only": {[]rtnl.Rule{marked, ours, main}, "[0.0.0.0/0]"},
+		"after main's to some only": {[]rtnl.Rule{rule(unix.RT_TABLE_MAIN, to("10.9.0.0/16")), ours, main}, "[0.0.0.0/0]"},
+		"by destination":            {[]rtnl.Rule{rule(100, to("10.50.0.0/24")), rule(100, to("10.128.0.0/16")), main}, "[10.50.0.0/24 10.128.0.0/16]"},
+		"ours of marked packets":    {[]rtnl.Rule{rule(100, func(r *rtnl.Rule) { r.Mark = 1 }), main}, "[]"},
+		"ours of one source":        {[]rtnl.Rule{rule(100, func(r *rtnl.Rule) { to("10.1.0.0/16")(r); r.Src = r.Dst }), main}, "[]"},
+		"ours of packets by a link": {[]rtnl.Rule{rule(100, func(r *rtnl.Rule) { r.IifName = "eth0" }), main}, "[]"},
+		"ours of all but a range":   {[]rtnl.Rule{rule(100, func(r *rtnl.Rule) { to("10.1.0.0/16")(r); r.Invert = true }), main}, "[]"},
 	} {
-		if got := leads(c.rules, 100); got != c.want {
-			t.Errorf("%s: leads %t", name, got)
+		if got := fmt.Sprint(ledTo(c.rules, 100, all4)); got != c.want {
+			t.Errorf("%s: %s are led to the table, want %s", name, got, c.want)
 		}
 	}
 }

@@ -129,7 +129,7 @@ func (c Changes) Without(drop func(Key) bool) Changes {
 		}
 	}
 	if isStray := func(x Change) bool { _, is := x.Object.(StrayRoute); return is }; slices.ContainsFunc(c, isStray) &&
-		slices.ContainsFunc(c, func(x Change) bool { return x.putsRoute() && drop(x.Key()) }) {
+		slices.ContainsFunc(c, func(x Change) bool { return (x.putsRoute() || x.carriesRoutes()) && drop(x.Key()) }) {
 		c = c.Filter(func(x Change) bool { return !isStray(x) })
 	}
 	left := c.Filter(func(x Change) bool { return x.Kind() == KindTable || !drop(x.Key()) })
@@ -137,6 +137,16 @@ func (c Changes) Without(drop func(Key) bool) Changes {
 		return left.Except(KindTable)
 	}
 	return left
+}
+
+// carriesRoutes reports whether routes of ours may depend on the Change: it is of a device, or of what
+// is on one.
+func (c Change) carriesRoutes() bool {
+	switch c.Kind() {
+	case KindSysctl, KindRoute, KindTable, KindCNI:
+		return false
+	}
+	return true
 }
 
 func (c Change) putsRoute() bool { return c.Kind() == KindRoute && c.Op != Delete }

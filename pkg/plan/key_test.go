@@ -55,7 +55,7 @@ func TestWithout(t *testing.T) {
 			if madeOn(changes, dropped, k) {
 				continue // can't be done without the device
 			}
-			if k.Kind == KindRoute && strings.HasSuffix(k.Name, "table 100") && dropped.Kind == KindRoute && slices.ContainsFunc(changes, func(x Change) bool { return x.Key() == dropped && x.putsRoute() }) {
+			if k.Kind == KindRoute && strings.HasSuffix(k.Name, "table 100") && slices.ContainsFunc(changes, func(x Change) bool { return x.Key() == dropped && (x.putsRoute() || x.carriesRoutes()) }) {
 				continue // waits for the routes that take its place
 			}
 			stays := k != dropped || k == tableKey && slices.ContainsFunc(changes, Change.putsRoute)

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -64,6 +65,9 @@ func diffRoutes(desired, actual topology.State) Changes {
 	want, have := differing(desired.Routes, actual.Routes) // here, where == is not generic: there are thousands
 	table := max(desired.RouteTable, actual.RouteTable)    // one of them may be empty
 	c := diffList(want, have, topology.Route.Compare, func(r topology.Route) Object { return Route{r, table} })
+	if table != 0 {
+		slices.SortStableFunc(c, compareBridgeLast)
+	}
 	if !slices.ContainsFunc(have, func(r topology.Route) bool { return r.Shared }) {
 		return c
 	}
@@ -80,5 +84,25 @@ func diffStrayRoutes(desired, actual topology.State) Changes {
 	for i, r := range stray {
 		c[i] = Change{Delete, StrayRoute{r}}
 	}
+	slices.SortStableFunc(c, compareBridgeLast)
 	return c
+}
+
+// compareBridgeLast puts deletions of routes by the bridge last: until then the unreachable route is
+// hidden from packets to pods, and the table is recognized as ours.
+func compareBridgeLast(a, b Change) int {
+	last := func(c Change) int {
+		var r topology.Route
+		switch o := c.Object.(type) {
+		case Route:
+			r = o.Route
+		case StrayRoute:
+			r = o.Route
+		}
+		if c.Op == Delete && r.Metric == topology.MetricBridge {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Compare(last(a), last(b))
 }

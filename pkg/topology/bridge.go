@@ -81,7 +81,6 @@ func (b *builder) bridge() {
 	b.devices(conf)
 	b.bridgeSysctls(conf)
 	b.addresses(conf)
-	b.bridgeRoutes(conf)
 }
 
 // RenamedBridge returns the name of the pods' bridge if no device has its old name, or "". It is

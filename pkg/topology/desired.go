@@ -35,6 +35,7 @@ func (b *builder) compute() {
 	b.pluginProblems()
 	b.cni()
 	b.bridge()
+	b.bridgeRoutes()
 	b.elsewhere()
 	b.tunnelAddresses()
 	b.masquerade()

@@ -3,6 +3,7 @@ package topology
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/plainroute/plainroute/pkg/problem"
@@ -15,8 +16,8 @@ const MainTable = 254
 type RouteTable struct {
 	Routes []Route `json:"routes"`        // the foreign ones, with one entry for each next hop
 	VRF    string  `json:"vrf,omitempty"` // the VRF with this table; empty: none
-	// Ruled are the families, 4 and 6, of which a policy rule leads to this table before main.
-	Ruled []int `json:"ruled,omitempty"`
+	// Ruled are the destinations of which policy rules lead all packets to this table before main.
+	Ruled []netip.Prefix `json:"ruled,omitempty"`
 }
 
 // A TableRoute is a route of ours in another table than --table's. It is comparable.
@@ -58,21 +59,27 @@ func (h *Host) AllRoutes() []Route {
 	return slices.Concat(h.Routes, h.RouteTable.Routes)
 }
 
-// routeTableUsed reports whether packets of a family are looked up in the table with our routes: by
-// main, by a policy rule, or by a route of main into the VRF.
-func (b *builder) routeTableUsed(is4 bool) bool {
+// routeTableUsed reports whether packets to a subnet are looked up in the table with our routes: by
+// main, by a policy rule for a range around the subnet, or by such a route of main into the VRF.
+func (b *builder) routeTableUsed(subnet netip.Prefix) bool {
 	t := b.host.RouteTable
-	return t == nil || slices.Contains(t.Ruled, choose(is4, 4, 6)) ||
-		t.VRF != "" && slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Dev == t.VRF && r.Dst.Addr().Is4() == is4 })
+	around := func(p netip.Prefix) bool { return p.Bits() <= subnet.Bits() && p.Contains(subnet.Addr()) }
+	return t == nil || slices.ContainsFunc(t.Ruled, around) ||
+		t.VRF != "" && slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Dev == t.VRF && around(r.Dst) })
 }
 
 // checkRouteTable reports routes that the kernel never looks up, and peers in a VRF of another
-// table.
+// table. A rule for our own subnet that leaves out a peer's is that peer's Problem; a router has no
+// subnet, so for it each of them counts.
 func (b *builder) checkRouteTable() {
 	for _, is4 := range []bool{true, false} {
-		if b.serves(is4) && !b.routeTableUsed(is4) {
+		unused := func(p netip.Prefix) bool { return p.Addr().Is4() == is4 && !b.routeTableUsed(p) }
+		unusedPeer := func(c *claim) bool { return c.dev != "" && unused(c.subnet) }
+		if slices.ContainsFunc(b.subnets, unused) || b.opts.Router && slices.ContainsFunc(b.claims, unusedPeer) {
 			b.ownProblem(problem.RouteTableUnused, "no policy rule leads %s packets to table %d before the main table, so our routes there have no effect; add one for the range of the pods: ip %srule add to RANGE lookup %d",
 				familyName(is4), b.opts.RouteTable, choose(is4, "", "-6 "), b.opts.RouteTable)
+		} else {
+			b.unusedRoutes(unusedPeer)
 		}
 		uplink, ok := b.uplinks[is4]
 		leaked := slices.ContainsFunc(b.host.Routes, func(r Route) bool { return r.Dev == uplink.Name && r.Dst.Addr().Is4() == is4 })
@@ -83,25 +90,66 @@ func (b *builder) checkRouteTable() {
 	}
 }
 
+func (b *builder) unusedRoutes(unused func(*claim) bool) {
+	for _, c := range b.claims {
+		if unused(c) {
+			b.report(c.problem(problem.RouteTableUnused, "no policy rule leads packets to %s to table %d before the main table, so our route there has no effect; add one for the range of all pods",
+				c.subnet, b.opts.RouteTable))
+		}
+	}
+}
+
 // bridgeRoutes adds the routes by the bridge to the subnets of pods on this node. The kernel makes
 // those of the bridge's addresses in main, after our table, where the unreachable routes to our own
-// subnets would hide them.
-func (b *builder) bridgeRoutes(conf *CNI) {
-	if b.opts.RouteTable == 0 {
+// subnets would hide them. So there is one wherever there may be pods: also while nothing else of the
+// bridge is changed, because it was renamed, or no CNI config can be written.
+func (b *builder) bridgeRoutes() {
+	if b.opts.RouteTable == 0 || b.opts.Router {
 		return
 	}
-	for _, p := range conf.Subnets {
-		b.desired.Routes = append(b.desired.Routes, Route{Dst: p, Dev: conf.Bridge, Protocol: Protocol, Metric: MetricBridge})
+	var subnets []netip.Prefix
+	if b.desired.CNI != nil {
+		subnets = slices.Clone(b.desired.CNI.Subnets)
+	}
+	for _, r := range b.desired.Routes {
+		if r.Metric == MetricOwn && !slices.Contains(subnets, r.Dst) {
+			subnets = append(subnets, r.Dst)
+		}
+	}
+	for _, p := range subnets {
+		r := Route{Dst: p, Dev: b.podDevice(p), Protocol: Protocol, Metric: MetricBridge}
+		taken := slices.ContainsFunc(b.host.Beside(), func(f Route) bool { return f.Dst == p && f.Metric == r.Metric && f.TOS == 0 })
+		if r.Dev != "" && (!taken || b.yield(&r)) { // the conflict is reported for the unreachable route
+			b.desired.Routes = append(b.desired.Routes, r)
+		}
 	}
 	slices.SortFunc(b.desired.Routes, Route.Compare)
 }
 
+// podDevice returns the device that leads to pods of a subnet of ours: the bridge, or the bridge of
+// another network that has the gateway's address; empty: there is none.
+func (b *builder) podDevice(subnet netip.Prefix) string {
+	link, as := b.host.linkWith(Gateway(subnet))
+	if !as.IsValid() || as.IsSingleIP() {
+		link.Name = ""
+	}
+	return cmp.Or(b.renamed, b.desired.Bridge, link.Name)
+}
+
 // elsewhere keeps routes of ours in other tables, from before --table was changed, until those that
-// take their place are used.
+// take their place are used. One in main also stays while its Node has no other and still has its
+// next hop as an InternalIP, as it would without the change of tables.
 func (b *builder) elsewhere() {
 	for _, r := range b.actual.Elsewhere {
-		if !b.routeTableUsed(r.Dst.Addr().Is4()) && routeTo(b.desired.Routes, r.Dst, r.Metric) != nil {
+		replaced := routeTo(b.desired.Routes, r.Dst, r.Metric) != nil
+		if replaced && !b.routeTableUsed(r.Dst) || !replaced && r.Table == MainTable && b.stillLeads(r.Route) {
 			b.desired.Elsewhere = append(b.desired.Elsewhere, r)
 		}
 	}
+}
+
+// stillLeads reports whether a route leads to an InternalIP of the Node that has its subnet.
+func (b *builder) stillLeads(r Route) bool {
+	c := claimTo(b.claims, r.Dst)
+	return c != nil && slices.Contains(c.node.Addrs, r.Via) && b.resolver.excluded(r.Via) == "" && b.opts.allows(pathOf(r))
 }
