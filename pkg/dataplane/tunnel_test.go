@@ -418,6 +418,7 @@ func TestPeersFollowNotifications(t *testing.T) {
 // A neighbor of the other family on a tunnel is not ours, whether it is read or announced.
 func TestNeighborOfTheOtherFamilyStays(t *testing.T) {
 	m, all := tunneled(t)
+	m.needIPv6()
 	m.settle(all)
 	m.observe()
 	m.must(m.nl.NeighSet(&rtnl.Neigh{

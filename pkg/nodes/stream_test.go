@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"reflect"
 	"strings"
@@ -166,4 +167,25 @@ func decodedInFull(b []byte) *corev1.Node {
 		return nil
 	}
 	return node
+}
+
+// BenchmarkWireStream decodes events of a Node as large as busy kubelets make it. Its counts are compared by
+// `make bench-check`.
+func BenchmarkWireStream(b *testing.B) {
+	n := apiserver.WithType(apiserver.Peer(2))
+	for i := range 50 {
+		names := []string{fmt.Sprintf("registry.example.com/team/image@sha256:%064d", i), fmt.Sprintf("registry.example.com/team/image:%d", i)}
+		n.Status.Images = append(n.Status.Images, corev1.ContainerImage{Names: names, SizeBytes: 1 << 28})
+	}
+	frame := apiserver.Frames(b, watch.Modified, n)
+	reader := bytes.NewReader(nil)
+	stream := newWireStream(io.NopCloser(reader))
+	b.ReportAllocs()
+	for b.Loop() {
+		reader.Reset(frame)
+		stream.reads.Reset(reader)
+		if _, _, err := stream.Decode(); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
