@@ -58,7 +58,7 @@ help: ## List the targets.
 	  /^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: quick
-quick: build ## As demo, with a small API server of its own: it shows something two minutes after the clone.
+quick: build ## As demo, with a small API server of its own: it shows all about two minutes after the clone.
 	@hack/binaries.sh cni
 	@$(PROGRESS) "compiling the demo" $(GOBUILD) -o bin/demo ./test/demo
 	@KEEP="$(KEEP)" bin/demo --quick

@@ -284,13 +284,15 @@ func TestWatchFailureEndsTheAgent(t *testing.T) {
 // panickingHost panics in its first reads.
 type panickingHost struct {
 	*memoryHost
-	left atomic.Int32
+	left     atomic.Int32
+	concerns atomic.Int32 // the number of ranges of the last read
 }
 
 func (h *panickingHost) Facts(ctx context.Context, concerns []netip.Prefix) (topology.Host, error) {
 	if h.left.Add(-1) >= 0 {
 		panic("a fault")
 	}
+	h.concerns.Store(int32(len(concerns)))
 	return h.memoryHost.Facts(ctx, concerns)
 }
 
@@ -308,6 +310,9 @@ func TestPanickingPassIsRepeated(t *testing.T) {
 	}
 	if got := a.metric("plainroute_pass_failures_total", nil); got != 3 {
 		t.Errorf("3 panics are %v failures", got)
+	}
+	if host.concerns.Load() == 0 {
+		t.Error("foreign routes are read for no range")
 	}
 	if err := a.loop.Healthy(); err != nil {
 		t.Error(err)

@@ -156,7 +156,7 @@ func (r *NodeReconciler) guarded(ctx context.Context) (wait time.Duration) {
 		if p := recover(); p != nil {
 			logr.FromContextOrDiscard(ctx).Error(nil, "A pass panicked, which is a fault of plainroute; it is repeated", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			r.Metrics.failures.Inc()
-			r.ledger.incremental = topology.Incremental{} // the panic may have left a part of it
+			r.ledger.incremental, r.ledger.concerns = topology.Incremental{}, nil // the panic may have left a part of them
 			wait = r.retries.after(map[plan.Key]bool{otherKey: true}, false)
 		}
 	}()
@@ -200,8 +200,8 @@ type pass struct {
 // Reconcile is one pass: observe, compute, diff, apply, report. It returns when the next one is due,
 // 0: after the next change. A failure is a Problem in the report.
 func (r *NodeReconciler) Reconcile(ctx context.Context) time.Duration {
-	p := r.begin()
 	defer r.running.Store(nil)
+	p := r.begin()
 	if p.view.Synced {
 		p.err = r.converge(ctx, p)
 	} else {
@@ -220,7 +220,7 @@ func (r *NodeReconciler) begin() *pass {
 		Version: r.Version, Node: r.Options.NodeName, Nodes: p.view.Nodes,
 		Desired: last.Desired, Known: last.Known, Host: last.Host, API: APIStatus(p.view.Health), History: &r.Latest.History,
 	}
-	if p.view.Synced && p.nodesChanged() {
+	if p.view.Synced && (p.nodesChanged() || r.ledger.concerns == nil) {
 		r.ledger.concerns = r.ledger.incremental.Concerns(r.Options, p.view.Nodes)
 	}
 	return p

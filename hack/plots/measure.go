@@ -38,7 +38,7 @@ func (s sizeCost) value(name string) (float64, error) {
 			return r.Value, nil
 		}
 	}
-	return 0, fmt.Errorf("among %d Nodes there is no figure %q", s.Nodes, name)
+	return 0, fmt.Errorf("no figure %q among %d Nodes", name, s.Nodes)
 }
 
 // settle is when the peak memory is read again; a figure's name contains it.

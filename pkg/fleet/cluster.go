@@ -31,8 +31,8 @@ type Row struct {
 	// NoReport is the Reason for a missing Report, Message its explanation.
 	NoReport problem.Reason `json:"noReport,omitempty"`
 	Message  string         `json:"message,omitempty"`
-	// Report is the agent's report without the desired state (but for the tunnels) and the peers that are ok. Its lists
-	// have at most Kept entries; Count has their true lengths.
+	// Report is the agent's report without the peers that are ok and, but for the tunnels, without
+	// the desired state. Its lists have at most Kept entries; Count has their true lengths.
 	Report *status.Report `json:"report,omitempty"`
 	Count  Count          `json:"count"`
 	// Routes has a character of Symbols for each Node, in the order of Cluster.Nodes: how this Node

@@ -119,8 +119,8 @@ func (s *Collector) each(ctx context.Context, rows []*Row, do func(context.Conte
 // unreadable is the error of a response that is not a Report.
 type unreadable struct{ error }
 
-// FetchReport returns the report of a Row's agent, of the desired state only with the tunnels. It returns an error
-// for any response that is not the report of that Node.
+// FetchReport returns the report of a Row's agent; of the desired state it has the tunnels alone. It
+// returns an error for any response that is not the report of that Node.
 func FetchReport(ctx context.Context, get Get, row *Row) (*status.Report, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -50,7 +50,7 @@ func Launch() {
 
 // Supervise starts a command, by start, and calls allow before each change that it makes to files, to settings below
 // /proc/sys, and by netlink to the kernel, with the change in words. If allow returns false the process is killed, and the
-// change is not made. Output to standard output and standard error is no change. TestMain of the test must call Launch.
+// change is not made. Output to standard output and standard error is not a change. TestMain of the test must call Launch.
 func Supervise(cmd *exec.Cmd, start func() error, allow func(change string) bool) error {
 	self, err := os.Executable()
 	if err != nil {
