@@ -19,12 +19,13 @@ func TestAPIServerComesLate(t *testing.T) {
 	api := useNodes(t)
 	api.Add(node1(), peer(2))
 	gate, config := apiserver.NewGate(t, api.Reader)
-	left := []topology.Route{route("10.244.9.0/24", "192.168.1.19")}
+	leftover := route("10.244.9.0/24", "192.168.1.19")
+	left := []*topology.Route{&leftover}
 	a := startAgent(t, agentOptions{config: config, host: func(h *memoryHost) { h.state.Routes = slices.Clone(left) }})
 	a.eventually(a.notReady("APIUnavailable", "waiting for the first list of Nodes", "connection refused"))
 	time.Sleep(8 * time.Second)
 	a.host.with(func() {
-		if !slices.Equal(a.host.state.Routes, left) {
+		if !slices.EqualFunc(a.host.state.Routes, left, topology.SameRoute) {
 			t.Errorf("routes of a former run were touched: %v", a.host.state.Routes)
 		}
 	})
@@ -93,6 +94,6 @@ func TestAPIServerRefusesUs(t *testing.T) {
 func route(subnet, via string) topology.Route {
 	return topology.Route{
 		Dst: netip.MustParsePrefix(subnet), Via: netip.MustParseAddr(via), Dev: "eth0",
-		Protocol: topology.Protocol, Metric: topology.MetricPeer,
+		Protocol: topology.Protocol, Metric: topology.PeerMetric(netip.MustParsePrefix(subnet)),
 	}
 }

@@ -26,7 +26,7 @@ func TestAuditOfTheIncrementalState(t *testing.T) {
 	s.memory.view.Nodes[i].Addrs = []netip.Addr{netip.MustParseAddr("192.168.1.99")}
 	s.pass()
 	routes := s.loop.Latest.Last().Desired.Routes
-	moved := slices.ContainsFunc(routes, func(r topology.Route) bool { return r.Via == netip.MustParseAddr("192.168.1.99") })
+	moved := slices.ContainsFunc(routes, func(r *topology.Route) bool { return r.Via == netip.MustParseAddr("192.168.1.99") })
 	if counted() != 1 || !moved {
 		t.Errorf("%v disagreements; desired are %v", counted(), routes)
 	}

@@ -77,10 +77,12 @@ func TestChangesAreCountedByCause(t *testing.T) {
 			wanted := topology.State{}
 			for _, k := range c.repairs { // asked for before, too
 				i := slices.Index(keys, k)
-				l.wanted.Routes = append(l.wanted.Routes, both[i].Object.(plan.Route).Route)
+				r := both[i].Object.(plan.Route).Route
+				l.wanted.Routes = append(l.wanted.Routes, &r)
 			}
 			for _, x := range both {
-				wanted.Routes = append(wanted.Routes, x.Object.(plan.Route).Route)
+				r := x.Object.(plan.Route).Route
+				wanted.Routes = append(wanted.Routes, &r)
 			}
 			outcome := l.Record(entry{saw: true, wanted: wanted, done: both, complete: true})
 			if n := NewMetrics(registry, Build{}, &status.Latest{}, (&memoryNodes{}).Health).applied(both, outcome); n != 2 {

@@ -65,7 +65,7 @@ func TestRefusedRouteDelaysNoOther(t *testing.T) {
 		return err
 	})
 	a.host.disturb(func() {
-		a.host.state.Routes = slices.DeleteFunc(a.host.state.Routes, func(r topology.Route) bool { return r.Dst == netip.MustParsePrefix("10.244.3.0/24") })
+		a.host.state.Routes = slices.DeleteFunc(a.host.state.Routes, func(r *topology.Route) bool { return r.Dst == netip.MustParsePrefix("10.244.3.0/24") })
 		a.host.refusedRoutes[netip.MustParsePrefix("10.244.3.0/24")] = syscall.ENOBUFS
 	})
 	a.eventually(func() error {

@@ -17,7 +17,7 @@ import (
 func TestRepairsBackOff(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	r := newFlapGuard(func() time.Time { return now })
-	route := topology.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	route := topology.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Protocol: topology.Protocol, Metric: topology.PeerMetric(netip.MustParsePrefix("10.244.2.0/24"))}
 	taken, other := plan.Of(plan.Add, plan.Route{Route: route}), plan.Of(plan.Replace, plan.Sysctl{Path: "net/ipv4/ip_forward", Value: "1"})
 	key := plan.Key{Kind: plan.KindRoute, Name: "10.244.2.0/24"}
 	repair := func(d time.Duration) (n int) {
@@ -62,7 +62,7 @@ func TestFlapIsReported(t *testing.T) {
 	}
 	take := func() {
 		a.host.disturb(func() {
-			a.host.state.Routes = slices.DeleteFunc(a.host.state.Routes, func(r topology.Route) bool { return r.Metric == topology.MetricPeer })
+			a.host.state.Routes = slices.DeleteFunc(a.host.state.Routes, func(r *topology.Route) bool { return r.ToPeer() })
 		})
 	}
 	begin, taken := time.Now(), 0

@@ -35,7 +35,7 @@ func TestHostIsHealed(t *testing.T) {
 		a.eventually(func() error {
 			var err error
 			h.with(func() {
-				if s := h.state; !slices.Equal(s.Routes, want.Routes) || s.Masquerade == nil || !s.CNI.Equal(want.CNI) ||
+				if s := h.state; !slices.EqualFunc(s.Routes, want.Routes, topology.SameRoute) || s.Masquerade == nil || !s.CNI.Equal(want.CNI) ||
 					s.Sysctls[topology.SysctlForward4] != "1" {
 					err = fmt.Errorf("%s: state is %+v", name, s)
 				}

@@ -257,16 +257,16 @@ func (h *memoryHost) applyRoutes(c plan.Changes) []error {
 // putRoute puts a route in its place, which its key alone decides, as in the
 // kernel.
 func (h *memoryHost) putRoute(r topology.Route) {
-	i, found := slices.BinarySearchFunc(h.state.Routes, r, topology.Route.Compare)
+	i, found := slices.BinarySearchFunc(h.state.Routes, &r, topology.CompareRoutes)
 	if found {
-		h.state.Routes[i] = r
+		h.state.Routes[i] = &r
 		return
 	}
-	h.state.Routes = slices.Insert(h.state.Routes, i, r)
+	h.state.Routes = slices.Insert(h.state.Routes, i, &r)
 }
 
 func (h *memoryHost) dropRoute(r topology.Route) {
-	h.state.Routes = slices.DeleteFunc(h.state.Routes, func(have topology.Route) bool { return have == r })
+	h.state.Routes = slices.DeleteFunc(h.state.Routes, func(have *topology.Route) bool { return *have == r })
 }
 
 func (h *memoryHost) tearDown(c plan.Changes) {

@@ -13,7 +13,8 @@ import (
 func wanting(changes ...plan.Changes) topology.State {
 	var s topology.State
 	for _, x := range slices.Concat(changes...) {
-		s.Routes = append(s.Routes, x.Object.(plan.Route).Route)
+		r := x.Object.(plan.Route).Route
+		s.Routes = append(s.Routes, &r)
 	}
 	return s
 }

@@ -20,12 +20,12 @@ func BenchmarkMetrics(b *testing.B) {
 		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
 		via := netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)})
 		result.Nodes = append(result.Nodes, &topology.Node{Name: fmt.Sprintf("node%d", i+1), PodCIDRs: []netip.Prefix{subnet}, Addrs: []netip.Addr{via}})
-		result.Desired.Routes = append(result.Desired.Routes, topology.Route{Dst: subnet, Via: via, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer})
+		result.Desired.Routes = append(result.Desired.Routes, &topology.Route{Dst: subnet, Via: via, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(subnet)})
 	}
 	latest := &status.Latest{}
 	m := NewMetrics(prometheus.NewRegistry(), Build{}, latest, (&memoryNodes{}).Health)
 	l := ledger{wanted: &result.Desired}
-	one := plan.Of(plan.Add, plan.Route{Route: result.Desired.Routes[0]})
+	one := plan.Of(plan.Add, plan.Route{Route: *result.Desired.Routes[0]})
 	b.Run("pass", func(b *testing.B) {
 		for range b.N {
 			m.found(len(result.Desired.Routes), result.Desired)

@@ -1,7 +1,6 @@
 package controllers
 
 import (
-	"slices"
 	"time"
 
 	"github.com/plainroute/plainroute/pkg/nodes"
@@ -79,17 +78,17 @@ func (r *NodeReconciler) ownNode(all []*topology.Node) *topology.Node {
 func massive(c plan.Changes, before, desired topology.State) bool {
 	peers, gone := 0, 0
 	for _, route := range before.Routes {
-		if route.Metric == topology.MetricPeer {
+		if route.ToPeer() {
 			peers++
 		}
 	}
 	for _, route := range plan.Objects[plan.Route](c, plan.Delete) {
-		if route.Metric == topology.MetricPeer {
+		if route.ToPeer() && topology.InPlaceOf(desired.Routes, &route.Route) == nil {
 			gone++
 		}
 	}
 	for _, stray := range plan.Objects[plan.StrayRoute](c, plan.Delete) {
-		if _, moves := slices.BinarySearchFunc(desired.Routes, stray.Route, topology.Route.Compare); !moves && stray.Metric == topology.MetricPeer {
+		if topology.InPlaceOf(desired.Routes, &stray.Route) == nil && stray.ToPeer() {
 			peers, gone = peers+1, gone+1
 		}
 	}

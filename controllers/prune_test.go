@@ -53,9 +53,10 @@ func (c *confirmations) RoundTrip(q *http.Request) (*http.Response, error) {
 // leaveBehind puts a route on the host that an agent made before for Node i.
 func leaveBehind(i int) func(*memoryHost) {
 	return func(h *memoryHost) {
-		h.state.Routes = append(h.state.Routes, topology.Route{
-			Dst: netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)), Via: netip.MustParseAddr(fmt.Sprintf("192.168.1.%d", 10+i)),
-			Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer,
+		subnet := netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i))
+		h.state.Routes = append(h.state.Routes, &topology.Route{
+			Dst: subnet, Via: netip.MustParseAddr(fmt.Sprintf("192.168.1.%d", 10+i)),
+			Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(subnet),
 		})
 	}
 }

@@ -93,7 +93,7 @@ func TestRetriesForget(t *testing.T) {
 
 // Each error of a pass is about a thing of its own.
 func TestFailedKeys(t *testing.T) {
-	peer := topology.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Metric: topology.MetricPeer}
+	peer := topology.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Metric: topology.PeerMetric(netip.MustParsePrefix("10.244.2.0/24"))}
 	own := topology.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Metric: topology.MetricOwn, Type: topology.Unreachable}
 	failed := errors.New("refused")
 	got := failedKeys(errors.Join(
@@ -125,7 +125,7 @@ func TestFailedKeys(t *testing.T) {
 // Changes that an error names are not done, and all others are.
 func TestAchieved(t *testing.T) {
 	route := func(dst string) topology.Route {
-		return topology.Route{Dst: netip.MustParsePrefix(dst), Metric: topology.MetricPeer}
+		return topology.Route{Dst: netip.MustParsePrefix(dst), Metric: topology.PeerMetric(netip.MustParsePrefix(dst))}
 	}
 	setting := plan.Sysctl{Path: topology.SysctlForward4, Value: "1"}
 	c := plan.Of(plan.Replace, setting).With(plan.Of(plan.Add, plan.Table{Masquerade: &topology.Masquerade{}},

@@ -87,7 +87,7 @@ func TestPlanFromTheCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"# Node node1\n", "# Node node2\n", "ip route add 10.244.2.0/24 via 192.168.1.12 dev eth0 proto 112 metric 2048\n"} {
+	for _, want := range []string{"# Node node1\n", "# Node node2\n", "ip route add 10.244.2.0/24 via 192.168.1.12 dev eth0 proto 112 metric 2300\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in:\n%s", want, out)
 		}

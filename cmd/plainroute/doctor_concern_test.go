@@ -23,7 +23,7 @@ func TestConcernsOfTheDoctor(t *testing.T) {
 		Peers: []status.Peer{{Node: "b", Subnet: netip.MustParsePrefix("10.245.2.0/24")}},
 	}
 	narrow := &status.Report{Host: status.Host{ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/14")}}}
-	ours := topology.State{Routes: []topology.Route{{Dst: netip.MustParsePrefix("10.9.0.0/24"), Via: netip.MustParseAddr("192.168.9.1")}}}
+	ours := topology.State{Routes: []*topology.Route{{Dst: netip.MustParsePrefix("10.9.0.0/24"), Via: netip.MustParseAddr("192.168.9.1")}}}
 	for name, c := range map[string]struct {
 		target *doctor.Target
 		ours   topology.State

@@ -29,7 +29,7 @@ func wide(peers int) *status.Result {
 		if i == 0 {
 			continue
 		}
-		r.Desired.Routes = append(r.Desired.Routes, topology.Route{Dst: subnet, Via: via, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer})
+		r.Desired.Routes = append(r.Desired.Routes, &topology.Route{Dst: subnet, Via: via, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(subnet)})
 		masquerade.Nodes = append(masquerade.Nodes, via)
 	}
 	r.Desired.Masquerade = masquerade

@@ -21,7 +21,7 @@ func TestFailedDeletionKeepsSets(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(3))
 	gone := nodes(3)[2]
-	stays := topology.Route{Dst: gone.PodCIDRs[0], Via: gone.Addrs[0], Dev: "missing", Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	stays := topology.Route{Dst: gone.PodCIDRs[0], Via: gone.Addrs[0], Dev: "missing", Protocol: topology.Protocol, Metric: topology.PeerMetric(gone.PodCIDRs[0])}
 	narrowed := sets(plan.Delete, plan.SetChange{DeleteNodes: gone.Addrs[:1], DeleteCluster: gone.PodCIDRs[:1]})
 	c := routes(plan.Delete, stays).With(narrowed...)
 	route := new(RouteError)

@@ -30,7 +30,8 @@ func (f *routeFacts) take(m *message, links *linkFacts) {
 	case m.mine() && m.table != f.table:
 		return // see findStrays
 	case m.mine():
-		f.ours = append(f.ours, m.route(links))
+		r := m.route(links)
+		f.ours = append(f.ours, &r)
 	case kept || f.represents(m, m.hop, links):
 		*foreign = append(*foreign, m.route(links))
 	}

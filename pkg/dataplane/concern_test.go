@@ -195,7 +195,7 @@ func TestOverwrittenRouteIsRelevant(t *testing.T) {
 	if routes := m.facts(all); !slices.ContainsFunc(routes, func(s string) bool { return routeTo(s) == r.Dst.String() }) {
 		t.Errorf("a route with our key is left out: %q", routes)
 	}
-	if slices.ContainsFunc(m.observe().Routes, func(ours topology.Route) bool { return ours.Dst.String() == r.Dst.String() }) {
+	if slices.ContainsFunc(m.observe().Routes, func(ours *topology.Route) bool { return ours.Dst.String() == r.Dst.String() }) {
 		t.Error("a route that is gone is taken for there")
 	}
 }

@@ -79,7 +79,7 @@ func TestForeignRouteBesideOurs(t *testing.T) {
 			all := nodes(2)
 			m.settle(all)
 			subnet := all[1].PodCIDRs[0]
-			m.must(join(m, m.foreign(subnet.String(), "192.168.1.99", "eth0", topology.MetricPeer, 4)))
+			m.must(join(m, m.foreign(subnet.String(), "192.168.1.99", "eth0", int(topology.PeerMetric(subnet)), 4)))
 			before := m.foreignRoutes()
 			m.settle(all)
 			if n := len(m.gateways(subnet)); n != 2 {

@@ -47,7 +47,7 @@ func TestWrittenRoutesAreKnown(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
 	route := topology.Route{
-		Dst: netip.MustParsePrefix("10.128.77.0/24"), Via: netip.MustParseAddr("192.168.1.77"), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer,
+		Dst: netip.MustParsePrefix("10.128.77.0/24"), Via: netip.MustParseAddr("192.168.1.77"), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(netip.MustParsePrefix("10.128.77.0/24")),
 	}
 	changed := route
 	changed.Via = netip.MustParseAddr("192.168.1.78")
@@ -62,14 +62,14 @@ func TestWrittenRoutesAreKnown(t *testing.T) {
 	} {
 		m.must(m.Apply(t.Context(), step.changes))
 		var got topology.Route
-		if i := slices.IndexFunc(m.routes.ours, func(r topology.Route) bool { return r.Dst == route.Dst }); i >= 0 {
-			got = m.routes.ours[i]
+		if r := topology.RouteTo(m.routes.ours, route.Dst, route.Metric); r != nil {
+			got = *r
 		}
 		if got != step.want {
 			t.Errorf("after %+v, %q is known, want %q", step.changes, got, step.want)
 		}
 		m.Forget()
-		if got := slices.Contains(m.observe().Routes, step.want); got != step.want.Dst.IsValid() {
+		if got := slices.Contains(values(m.observe().Routes), step.want); got != step.want.Dst.IsValid() {
 			t.Errorf("after %+v the kernel has %v", step.changes, m.observe().Routes)
 		}
 	}

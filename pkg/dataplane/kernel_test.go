@@ -110,7 +110,7 @@ func TestForeignRouteWins(t *testing.T) {
 func TestForeignRouteWithOurKey(t *testing.T) {
 	m := newMachine(t)
 	all := nodes(2)
-	m.route(all[1].PodCIDRs[0].String(), "192.168.1.99", "eth0", topology.MetricPeer, 4)
+	m.route(all[1].PodCIDRs[0].String(), "192.168.1.99", "eth0", int(topology.PeerMetric(all[1].PodCIDRs[0])), 4)
 	if m.ipv6 {
 		m.route(all[1].PodCIDRs[1].String(), "fd00:192:168:1::99", "eth0", topology.MetricPeer, 4)
 	}
@@ -121,7 +121,7 @@ func TestForeignRouteWithOurKey(t *testing.T) {
 		t.Errorf("foreign routes changed:\n%v\n%v", before, after)
 	}
 	// Not even if we did not know: an add fails, a change fails, a deletion misses.
-	theirs := topology.Route{Dst: all[1].PodCIDRs[0], Via: all[1].Addrs[0], Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	theirs := topology.Route{Dst: all[1].PodCIDRs[0], Via: all[1].Addrs[0], Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(all[1].PodCIDRs[0])}
 	if err := m.Apply(context.Background(), routes(plan.Add, theirs)); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("adding over a foreign route: %v", err)
 	}

@@ -325,6 +325,15 @@ func routes(op plan.Op, all ...topology.Route) plan.Changes {
 	return objects(op, all, func(r topology.Route) plan.Object { return plan.Route{Route: r} })
 }
 
+// values returns what routes of a State point to.
+func values(all []*topology.Route) []topology.Route {
+	values := make([]topology.Route, len(all))
+	for i, r := range all {
+		values[i] = *r
+	}
+	return values
+}
+
 func addresses(op plan.Op, all ...topology.Address) plan.Changes {
 	return objects(op, all, func(a topology.Address) plan.Object { return plan.Address{Address: a} })
 }

@@ -218,7 +218,7 @@ func (w *wayTest) compare(addrs []netip.Addr) {
 	o.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.128.0.0/9"), netip.MustParsePrefix("fd01::/16")}
 	desired, problems := topology.Desired(o, host, all, topology.State{})
 	for _, n := range all[1:] {
-		i := slices.IndexFunc(desired.Routes, func(r topology.Route) bool { return r.Dst == n.PodCIDRs[0] })
+		i := slices.IndexFunc(desired.Routes, func(r *topology.Route) bool { return r.Dst == n.PodCIDRs[0] })
 		kernel := w.kernelSays(n.Addrs[0])
 		if i >= 0 {
 			w.onLink(host, kernel, n.Addrs[0], desired.Routes[i].Dev)

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -67,7 +68,7 @@ func TestFactsAndStateAreWhole(t *testing.T) {
 	m.useTable(100)
 	m.ruleTo(100, m.nl.RuleAdd)
 	m.settle(nodes(2))
-	m.must(m.nl.RouteAdd(m.foreign("10.128.99.0/24", "192.168.1.12", "eth0", topology.MetricPeer, topology.Protocol)))
+	m.must(m.nl.RouteAdd(m.foreign("10.128.99.0/24", "192.168.1.12", "eth0", int(topology.PeerMetric(netip.MustParsePrefix("10.128.99.0/24"))), topology.Protocol)))
 	m.useTable(100) // which looks for routes in other tables
 	m.addPod("vethpod", "10.128.0.2/24")
 	m.must(os.Remove(filepath.Join(bin, "loopback")))
@@ -128,7 +129,7 @@ func TestWhatIsReadAgain(t *testing.T) {
 		"nothing":                             {plan.Changes{}, 0, false, false, false},
 		"a setting":                           {sysctl, 0, false, false, false},
 		"a setting that fails":                {plan.Of(plan.Replace, plan.Sysctl{Path: "nowhere", Value: "1"}), 0, true, true, true},
-		"a route that fails":                  {routes(plan.Delete, there.Routes[:1]...), unix.RTM_DELROUTE, true, true, true},
+		"a route that fails":                  {routes(plan.Delete, values(there.Routes[:1])...), unix.RTM_DELROUTE, true, true, true},
 		"the table":                           {plan.Of(plan.Replace, plan.Table{Masquerade: table}), 0, false, true, true},
 		"the table, which fails":              {plan.Of(plan.Replace, plan.Table{Masquerade: table}), nftBatch, true, false, true},
 		"no table, which fails":               {plan.Of(plan.Delete, plan.Table{}), nftBatch, true, false, true},
@@ -175,7 +176,7 @@ func TestChangeBeforeAnyLook(t *testing.T) {
 	k, err := New(m.cfg)
 	m.must(err)
 	defer k.Close()
-	gone := routes(plan.Delete, m.observe().Routes[:1]...)
+	gone := routes(plan.Delete, values(m.observe().Routes[:1])...)
 	r := seccomp.NewRefuser(t)
 	r.Requests(unix.ENOMEM, unix.RTM_GETADDR)
 	if err := k.Apply(t.Context(), gone); !errors.Is(err, unix.ENOMEM) || len(m.ours()) != 2*m.families() {
@@ -191,7 +192,7 @@ func TestChangeBeforeAnyLook(t *testing.T) {
 func TestTextOfARefusedRoute(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
-	route := m.observe().Routes[0]
+	route := *m.observe().Routes[0]
 	err := &RouteError{"changing", route, unix.ENOMEM}
 	if got, want := err.Error(), `changing route "`+route.String()+`": cannot allocate memory`; got != want || err.FailedRoute() != route || !errors.Is(err, unix.ENOMEM) {
 		t.Errorf("got %s, want %s", got, want)

@@ -18,8 +18,8 @@ import (
 // Truncated, cached or foreign-family messages are not routes, next hops or addresses.
 func TestBrokenMessagesAreLeftOut(t *testing.T) {
 	var m message
-	good := appendRoute(nil, plan.Route{Route: topology.Route{Dst: netip.MustParsePrefix("10.128.1.0/24"), Protocol: topology.Protocol, Metric: topology.MetricPeer}}, 7, unix.RT_SCOPE_UNIVERSE)
-	if !m.parse(good) || m.oif != 7 || m.metric != topology.MetricPeer {
+	good := appendRoute(nil, plan.Route{Route: topology.Route{Dst: netip.MustParsePrefix("10.128.1.0/24"), Protocol: topology.Protocol, Metric: topology.PeerMetric(netip.MustParsePrefix("10.128.1.0/24"))}}, 7, unix.RT_SCOPE_UNIVERSE)
+	if !m.parse(good) || m.oif != 7 || m.metric != topology.PeerMetric(m.dst) {
 		t.Fatalf("a whole route is %+v", m)
 	}
 	cached := append([]byte(nil), good...)

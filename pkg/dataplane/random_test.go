@@ -114,10 +114,18 @@ func entryOf(route rtnl.Route, hop *rtnl.NexthopInfo) entry {
 		route.Type, route.Dst, hop.Gw, hop.LinkIndex, route.Tos, protocol, route.Priority, route.Src))
 }
 
+// ourMetric reports whether a route has a metric of ours.
+func ourMetric(route rtnl.Route) bool {
+	bits, _ := route.Dst.Mask.Size()
+	addr, _ := netip.AddrFromSlice(route.Dst.IP)
+	r := topology.Route{Dst: netip.PrefixFrom(addr.Unmap(), bits), Metric: uint32(route.Priority)}
+	return r.ToPeer() || r.Metric == topology.MetricOwn
+}
+
 // mine identifies our routes independently: by the mark, and, among several next hops of an IPv6
 // route, by a gateway that no drawn route has.
 func (r *randomTable) mine(route rtnl.Route, hop *rtnl.NexthopInfo, hops int) bool {
-	if route.Priority != topology.MetricPeer && route.Priority != topology.MetricOwn || route.Tos != 0 {
+	if !ourMetric(route) || route.Tos != 0 {
 		return false
 	}
 	if hops > 1 {
@@ -171,16 +179,19 @@ func (r *randomTable) drawForeign() *rtnl.Route {
 			}
 		}
 	}
-	metrics := rapid.SampledFrom([]int{0, 100, 2047, 2048, 2048, 2049, 4096})
+	metrics := rapid.SampledFrom([]int{0, 100, 2047, 2048, -1, -1, 2049, 4096}) // -1: ours of the subnet
 	route := &rtnl.Route{
 		Table: unix.RT_TABLE_MAIN, Priority: metrics.Draw(r.T, "metric"),
 		Protocol: rtnl.RouteProtocol(rapid.SampledFrom([]int{3, 4, 16, 112, 186}).Draw(r.T, "protocol")),
 	}
 	_, route.Dst, _ = net.ParseCIDR(rapid.SampledFrom(subnets).Draw(r.T, "subnet"))
+	if route.Priority < 0 {
+		route.Priority = int(topology.PeerMetric(netip.MustParsePrefix(route.Dst.String())))
+	}
 	if is4 {
 		route.Tos = rapid.SampledFrom([]int{0, 0, 0, 8}).Draw(r.T, "tos")
 	}
-	if route.Protocol == topology.Protocol && route.Tos == 0 && (route.Priority == topology.MetricPeer || route.Priority == topology.MetricOwn) {
+	if route.Protocol == topology.Protocol && route.Tos == 0 && ourMetric(*route) {
 		route.Priority++ // with all of our mark it would be ours
 	}
 	r.drawHops(route, rapid.SampledFrom(gateways))
@@ -304,7 +315,7 @@ func (r *randomTable) complete(before, after tableDump) {
 			if n.Name == "node1" {
 				want[key(p.String(), topology.MetricOwn)] = "type 7 " // unreachable
 			} else {
-				want[key(p.String(), topology.MetricPeer)] = "via " + n.Addrs[i].String() + " "
+				want[key(p.String(), int(topology.PeerMetric(p)))] = "via " + n.Addrs[i].String() + " "
 			}
 		}
 	}

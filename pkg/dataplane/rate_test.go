@@ -20,8 +20,9 @@ func peerRoutes(n, gateways int) []topology.Route {
 		host := 2 + i%gateways
 		all[i] = topology.Route{
 			Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 14), byte(i >> 6), byte(i << 2)}), 30),
-			Via: netip.AddrFrom4([4]byte{172, 16 + byte(host>>16), byte(host >> 8), byte(host)}), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer,
+			Via: netip.AddrFrom4([4]byte{172, 16 + byte(host>>16), byte(host >> 8), byte(host)}), Dev: "eth0", Protocol: topology.Protocol,
 		}
+		all[i].Metric = topology.PeerMetric(all[i].Dst)
 	}
 	return all
 }

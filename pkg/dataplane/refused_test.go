@@ -20,7 +20,7 @@ func TestEachRefusalIsReported(t *testing.T) {
 	m.settle(nodes(3))
 	addr := netip.MustParseAddr("192.168.1.99")
 	dst := netip.MustParsePrefix("10.128.9.0/24")
-	route := topology.Route{Dst: dst, Via: addr, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	route := topology.Route{Dst: dst, Via: addr, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(dst)}
 	gateway := topology.Address{Dev: topology.Bridge, Prefix: netip.MustParsePrefix("10.128.9.1/24")}
 	bridge := topology.Device{Name: topology.Bridge, MAC: "0a:58:00:00:00:01", MTU: 1400, Up: true}
 	there := m.observe()
@@ -42,9 +42,9 @@ func TestEachRefusalIsReported(t *testing.T) {
 		"narrower sets":    {sets(plan.Delete, plan.SetChange{DeleteNodes: there.Masquerade.Nodes[:1]}), []string{table}, "the agent needs CAP_NET_ADMIN"},
 		"narrower ranges":  {sets(plan.Delete, plan.SetChange{DeleteCluster: there.Masquerade.Cluster[:1]}), []string{table}, "the agent needs CAP_NET_ADMIN"},
 		"table to delete":  {plan.Of(plan.Delete, plan.Table{}), []string{table}, "changing nftables table plainroute: "},
-		"route":            {routes(plan.Add, route), nil, `adding route "10.128.9.0/24 via 192.168.1.99 dev eth0 proto 112 metric 2048": `},
-		"changed route":    {routes(plan.Replace, there.Routes[:1]...), nil, "changing route "},
-		"route to delete":  {routes(plan.Delete, there.Routes[:1]...), nil, "deleting route "},
+		"route":            {routes(plan.Add, route), nil, `adding route "10.128.9.0/24 via 192.168.1.99 dev eth0 proto 112 metric 2179": `},
+		"changed route":    {routes(plan.Replace, values(there.Routes[:1])...), nil, "changing route "},
+		"route to delete":  {routes(plan.Delete, values(there.Routes[:1])...), nil, "deleting route "},
 	} {
 		conf := plan.Config{CNI: &topology.CNI{Bridge: topology.Bridge, MTU: 1234, Subnets: []netip.Prefix{dst}}}
 		err := m.Apply(t.Context(), c.changes.With(plan.Of(plan.Replace, conf)...))

@@ -15,7 +15,8 @@ import (
 
 // routeFacts are our routes, sorted, and the relevant foreign ones of their table and of main.
 type routeFacts struct {
-	ours, foreign   []topology.Route          // foreign are those of main
+	ours            []*topology.Route
+	foreign         []topology.Route          // those of main
 	beside          []topology.Route          // the foreign ones of our table, if that is not main
 	table           uint32                    // the number of our table
 	blocks          []netip.Prefix            // for which foreign routes are kept, disjoint and sorted; nil: all are kept
@@ -84,7 +85,7 @@ func (k *Kernel) readRoutes(links *linkFacts, byIndex map[int]*topology.Link) (*
 func (k *Kernel) dumpRoutes(blocks []netip.Prefix, links *linkFacts, byIndex map[int]*topology.Link) (*routeFacts, error) {
 	facts := &routeFacts{table: k.table(), blocks: blocks, representatives: map[egress]topology.Route{}, named: map[uint32]bool{}}
 	if k.routes != nil {
-		facts.ours = make([]topology.Route, 0, len(k.routes.ours)+max(worthKeeping, k.bulk))
+		facts.ours = make([]*topology.Route, 0, len(k.routes.ours)+max(worthKeeping, k.bulk))
 	}
 	if k.objects {
 		var err error
@@ -102,18 +103,22 @@ func (k *Kernel) dumpRoutes(blocks []netip.Prefix, links *linkFacts, byIndex map
 	if err == nil && facts.table != unix.RT_TABLE_MAIN {
 		err = k.dump(facts.table, unix.RTPROT_UNSPEC, take)
 	}
-	slices.SortFunc(facts.ours, topology.Route.Compare)
+	slices.SortFunc(facts.ours, topology.CompareRoutes)
+	if k.routes != nil {
+		topology.ShareRoutes(facts.ours, k.routes.ours)
+	}
 	return facts, err
 }
 
 // loadOurs reads only our own routes, which the kernel filters by protocol: among a million of
 // others that takes a fifth of the time of a full read.
 func (k *Kernel) loadOurs() error {
-	ours, err := RetryDump(func() ([]topology.Route, error) {
-		ours := make([]topology.Route, 0, len(k.routes.ours)+max(worthKeeping, k.bulk))
+	ours, err := RetryDump(func() ([]*topology.Route, error) {
+		ours := make([]*topology.Route, 0, len(k.routes.ours)+max(worthKeeping, k.bulk))
 		err := k.dump(k.table(), topology.Protocol, func(m *message) {
 			if m.mine() {
-				ours = append(ours, m.route(k.links))
+				r := m.route(k.links)
+				ours = append(ours, &r)
 			}
 		})
 		return ours, err
@@ -121,7 +126,8 @@ func (k *Kernel) loadOurs() error {
 	if err != nil {
 		return fmt.Errorf("listing routes of ours: %w", err)
 	}
-	slices.SortFunc(ours, topology.Route.Compare)
+	slices.SortFunc(ours, topology.CompareRoutes)
+	topology.ShareRoutes(ours, k.routes.ours)
 	k.routes.ours, k.routes.followed, k.fresh.ours = ours, 0, true
 	return nil
 }
@@ -165,11 +171,11 @@ func absent(err error) bool {
 // agrees, what is kept is true.
 func (k *Kernel) holds(m *message, deleted bool) bool {
 	r := m.route(k.links)
-	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)
+	have := topology.RouteTo(k.routes.ours, r.Dst, r.Metric)
 	if deleted {
-		return !found
+		return have == nil
 	}
-	return found && k.routes.ours[i] == r
+	return have != nil && *have == r
 }
 
 // follow changes what is kept as a notification says, and reports whether that is certain: one
@@ -178,12 +184,12 @@ func (k *Kernel) holds(m *message, deleted bool) bool {
 // net/ipv4/fib_trie.c). After many changes a read is cheaper.
 func (k *Kernel) follow(m *message, header netlink.Header, deleted bool) bool {
 	r := m.route(k.links)
-	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)
+	i, found := slices.BinarySearchFunc(k.routes.ours, &r, topology.CompareRoutes)
 	replaced := header.Flags&unix.NLM_F_REPLACE != 0
-	several := found && i+1 < len(k.routes.ours) && k.routes.ours[i+1].Compare(r) == 0
+	several := found && i+1 < len(k.routes.ours) && topology.CompareRoutes(k.routes.ours[i+1], &r) == 0
 	certain := !m.shared() && !several && header.Flags&unix.NLM_F_APPEND == 0
 	if deleted {
-		certain = certain && found && k.routes.ours[i] == r
+		certain = certain && found && *k.routes.ours[i] == r
 	} else {
 		certain = certain && found == replaced
 	}

@@ -17,7 +17,7 @@ import (
 
 // peerRoute is a route of ours by eth0.
 func peerRoute(dst, via string) topology.Route {
-	return topology.Route{Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(via), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	return topology.Route{Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(via), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(netip.MustParsePrefix(dst))}
 }
 
 // Routes are sorted by destination, which the kernel's are not: of two that begin alike it gives
@@ -28,8 +28,8 @@ func TestRoutesOfOursAreSorted(t *testing.T) {
 	wide, narrow := peerRoute("10.128.76.0/23", "192.168.1.77"), peerRoute("10.128.76.0/24", "192.168.1.78")
 	m.must(m.Apply(t.Context(), routes(plan.Add, narrow, wide)))
 	m.route("10.128.79.0/24", "192.168.1.79", "eth0", 77, topology.Protocol)
-	want := slices.Concat(m.observe().Routes)
-	if !slices.Contains(want, wide) || !slices.IsSortedFunc(want, topology.Route.Compare) {
+	want := slices.Clone(m.observe().Routes)
+	if !slices.Contains(values(want), wide) || !slices.IsSortedFunc(want, topology.CompareRoutes) {
 		t.Fatalf("what was written counts as %v", want)
 	}
 	for _, fresh := range []freshness{{}, {routes: true}} {
@@ -108,7 +108,7 @@ func TestLinksWithAdvertisements(t *testing.T) {
 func TestRouteOfOurMarksWithinALinkIsDeleted(t *testing.T) {
 	m := newMachine(t)
 	m.settle(nodes(2))
-	r := m.foreign("10.128.77.0/24", "", "eth0", topology.MetricPeer, topology.Protocol)
+	r := m.foreign("10.128.77.0/24", "", "eth0", int(topology.PeerMetric(netip.MustParsePrefix("10.128.77.0/24"))), topology.Protocol)
 	r.Scope = unix.RT_SCOPE_LINK
 	m.must(m.nl.RouteAdd(r))
 	m.settle(nodes(2))

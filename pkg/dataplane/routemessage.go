@@ -163,8 +163,9 @@ func (m *message) shared() bool { return len(m.others) > 0 }
 // adds at the end (rt6_fill_node, fib6_add_rt2node). An IPv4 route with several was added as a
 // whole by another program.
 func (m *message) mine() bool {
+	r := topology.Route{Dst: m.dst, Metric: m.metric}
 	return m.protocol == topology.Protocol && m.tos == 0 && !m.from.IsValid() && (!m.shared() || m.dst.Addr().Is6()) &&
-		(m.metric == topology.MetricPeer || m.metric == topology.MetricOwn || m.metric == topology.MetricBridge)
+		(r.ToPeer() || m.metric == topology.MetricOwn || m.metric == topology.MetricBridge)
 }
 
 // advertised reports whether the route came by router advertisement: a default route has that

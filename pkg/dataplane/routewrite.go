@@ -153,16 +153,16 @@ func appendNumber(b []byte, kind uint16, value int) []byte {
 
 // remember and drop update what is kept after a change.
 func (k *Kernel) remember(r topology.Route) {
-	i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare)
+	i, found := slices.BinarySearchFunc(k.routes.ours, &r, topology.CompareRoutes)
 	if found {
-		k.routes.ours[i] = r
+		k.routes.ours[i] = &r
 		return
 	}
-	k.routes.ours = slices.Insert(k.routes.ours, i, r)
+	k.routes.ours = slices.Insert(k.routes.ours, i, &r)
 }
 
 func (k *Kernel) drop(r topology.Route) {
-	if i, found := slices.BinarySearchFunc(k.routes.ours, r, topology.Route.Compare); found {
+	if i, found := slices.BinarySearchFunc(k.routes.ours, &r, topology.CompareRoutes); found {
 		k.routes.ours = slices.Delete(k.routes.ours, i, i+1)
 	}
 }

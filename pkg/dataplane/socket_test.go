@@ -34,7 +34,7 @@ func TestUnreadAnswersAreIgnored(t *testing.T) {
 	leave()
 	m.settle(all)
 	leave()
-	m.must(m.Apply(context.Background(), routes(plan.Delete, m.observe().Routes[:10]...)))
+	m.must(m.Apply(context.Background(), routes(plan.Delete, values(m.observe().Routes[:10])...)))
 	m.settle(all)
 }
 

@@ -184,7 +184,7 @@ func TestRefusedRouteNarrowsSets(t *testing.T) {
 	m.settle(nodes(3))
 	gone := nodes(3)[2].Addrs[0]
 	refused := topology.Route{
-		Dst: netip.MustParsePrefix("10.128.77.0/24"), Via: gone, Dev: "missing", Protocol: topology.Protocol, Metric: topology.MetricPeer,
+		Dst: netip.MustParsePrefix("10.128.77.0/24"), Via: gone, Dev: "missing", Protocol: topology.Protocol, Metric: topology.PeerMetric(netip.MustParsePrefix("10.128.77.0/24")),
 	}
 	err := m.Apply(t.Context(), routes(plan.Add, refused).With(sets(plan.Delete, plan.SetChange{DeleteNodes: []netip.Addr{gone}})...))
 	if route := new(RouteError); !errors.As(err, &route) {

@@ -95,7 +95,7 @@ func TestRoutesThatAreTaken(t *testing.T) {
 		for _, b := range c.messages {
 			f.takeBytes(t, b, links)
 		}
-		if got := routeTexts(f.ours); got != c.ours {
+		if got := routeTexts(values(f.ours)); got != c.ours {
 			t.Errorf("%s: ours are %q, want %q", name, got, c.ours)
 		}
 		if got := routeTexts(f.foreign); got != c.foreign {
@@ -170,7 +170,7 @@ func TestOverlapsOfBlocks(t *testing.T) {
 	if p := netip.MustParsePrefix("10.0.0.0/8"); overlap(nil, p) || within(nil, p) {
 		t.Error("something is within nothing")
 	}
-	facts := &routeFacts{blocks: blocks, ours: []topology.Route{peerRoute("10.1.0.0/24", "192.168.1.12"), peerRoute("10.2.3.0/24", "192.168.1.12"), peerRoute("10.2.0.0/15", "192.168.1.12")}}
+	facts := &routeFacts{blocks: blocks, ours: []*topology.Route{{Dst: netip.MustParsePrefix("10.1.0.0/24")}, {Dst: netip.MustParsePrefix("10.2.3.0/24")}, {Dst: netip.MustParsePrefix("10.2.0.0/15")}}}
 	if got := facts.outside(); !slices.Equal(got, prefixes("10.1.0.0/24", "10.2.0.0/15")) {
 		t.Errorf("outside are %v", got)
 	}
@@ -304,10 +304,10 @@ func TestOwnRoutesFollowNotifications(t *testing.T) {
 		if !news || k.fresh.ours == (c.want == nil) {
 			t.Errorf("%s: news %t, fresh %t", name, news, k.fresh.ours)
 		}
-		if got := lines(k.routes.ours); c.want != nil && !slices.Equal(got, c.want) {
+		if got := lines(values(k.routes.ours)); c.want != nil && !slices.Equal(got, c.want) {
 			t.Errorf("%s: kept are %q, want %q", name, got, c.want)
 		}
-		if got := lines(shown); !slices.Equal(got, []string{first, second}) {
+		if got := lines(values(shown)); !slices.Equal(got, []string{first, second}) {
 			t.Errorf("%s: what was shown became %q", name, got)
 		}
 	}

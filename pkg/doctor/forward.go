@@ -173,7 +173,7 @@ type reached struct {
 func (t *Target) somePeers(is4 bool) []reached {
 	var some []reached
 	for _, r := range t.State.Routes {
-		if r.Metric == topology.MetricPeer && r.Dst.Addr().Is4() == is4 && !slices.ContainsFunc(some, func(p reached) bool { return p.dev == r.Dev }) {
+		if r.ToPeer() && r.Dst.Addr().Is4() == is4 && !slices.ContainsFunc(some, func(p reached) bool { return p.dev == r.Dev }) {
 			addr, _ := t.peerAddr(r)
 			some = append(some, reached{r.Dst, addr, r.Dev})
 		}

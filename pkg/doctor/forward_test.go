@@ -227,7 +227,7 @@ func (p *podTestbed) compare(load func(t *testing.T, rules string), prefix strin
 func TestForwardPolicyOfIPv6(t *testing.T) {
 	w := newTestbed(t)
 	w.Report.Host.Subnets = []netip.Prefix{netip.MustParsePrefix("fd00:10:244:1::/64")}
-	w.State.Routes = []topology.Route{{Dst: netip.MustParsePrefix("fd00:10:244:2::/64"), Dev: "eth0", Metric: topology.MetricPeer}}
+	w.State.Routes = []*topology.Route{{Dst: netip.MustParsePrefix("fd00:10:244:2::/64"), Dev: "eth0", Metric: topology.PeerMetric(netip.MustParsePrefix("fd00:10:244:2::/64"))}}
 	rules := func(chain, more string) string { return "*filter\n:FORWARD " + chain + "\n" + more + "COMMIT\n" }
 	const both = "-A FORWARD -s fd00:10:244:1::/64 -i plainroute0 -j ACCEPT\n-A FORWARD -d fd00:10:244:1::/64 -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT\n"
 	for _, program := range []string{"xtables-nft-multi", "xtables-legacy-multi"} {

@@ -124,7 +124,7 @@ func TestForeignRoutes(t *testing.T) {
 func TestForeignRoutesOfKernelAndMany(t *testing.T) {
 	own := topology.Route{Type: topology.Unicast, Dst: netip.MustParsePrefix("10.244.0.0/16"), Dev: "eth0", Protocol: topology.Protocol}
 	p := &Target{}
-	p.State.Routes = []topology.Route{own}
+	p.State.Routes = []*topology.Route{&own}
 	lan := topology.Route{Type: topology.Unicast, Dst: netip.MustParsePrefix("10.244.2.0/24"), Dev: "eth0", Protocol: kernelMade}
 	p.Host.Routes = []topology.Route{lan}
 	found := runCheck(t, "foreign-routes", p)
@@ -248,7 +248,7 @@ func TestReversePath(t *testing.T) {
 	w.must(err)
 	subnet, err := rtnl.ParseIPNet("10.244.3.0/24")
 	w.must(err)
-	w.must(w.nl.RouteAdd(&rtnl.Route{Dst: subnet, Gw: net.IPv4(192, 168, 2, 13), LinkIndex: other.Attrs().Index, Protocol: topology.Protocol, Priority: topology.MetricPeer}))
+	w.must(w.nl.RouteAdd(&rtnl.Route{Dst: subnet, Gw: net.IPv4(192, 168, 2, 13), LinkIndex: other.Attrs().Index, Protocol: topology.Protocol, Priority: int(topology.PeerMetric(netip.MustParsePrefix("10.244.3.0/24")))}))
 	w.look()
 	if f := w.finds("rp-filter", problem.Error); !strings.Contains(f.Remediation, "conf/eth0/rp_filter=2") {
 		t.Errorf("found %+v", f)

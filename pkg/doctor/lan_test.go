@@ -101,7 +101,7 @@ func (l *lan) addNode(n int) *corev1.Node {
 func (l *lan) route(n int, via ...string) {
 	l.t.Helper()
 	for i, hop := range via {
-		r := topology.Route{Dst: prefixes(n)[i], Via: netip.MustParseAddr(hop), Dev: "lan0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
+		r := &topology.Route{Dst: prefixes(n)[i], Via: netip.MustParseAddr(hop), Dev: "lan0", Protocol: topology.Protocol, Metric: topology.PeerMetric(prefixes(n)[i])}
 		l.state.Routes = append(l.state.Routes, r)
 		l.must(addRoute(l.nl, r.Dst.String(), hop, topology.Protocol))
 	}

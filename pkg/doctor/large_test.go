@@ -20,7 +20,7 @@ func TestAmong5000Nodes(t *testing.T) {
 	}
 	p := l.target()
 	for _, one := range p.peers() {
-		p.State.Routes = append(p.State.Routes, topology.Route{Dst: one.paths[0].subnet, Via: one.paths[0].hop, Dev: "lan0", Protocol: topology.Protocol, Metric: topology.MetricPeer})
+		p.State.Routes = append(p.State.Routes, &topology.Route{Dst: one.paths[0].subnet, Via: one.paths[0].hop, Dev: "lan0", Protocol: topology.Protocol, Metric: topology.PeerMetric(one.paths[0].subnet)})
 	}
 	begin := time.Now()
 	passed, found := Examine(t.Context(), p, Checks())

@@ -207,7 +207,7 @@ func (t *Target) routed(subnet netip.Prefix) bool {
 	byUnderlay := t.Report != nil && slices.ContainsFunc(t.Report.Peers, func(p status.Peer) bool {
 		return p.Subnet == subnet && p.Path == topology.PathUnderlay
 	})
-	return byUnderlay || slices.ContainsFunc(t.State.Routes, func(r topology.Route) bool {
+	return byUnderlay || slices.ContainsFunc(t.State.Routes, func(r *topology.Route) bool {
 		return r.Dst == subnet && r.Type == topology.Unicast && !t.takenByForeign(r)
 	})
 }

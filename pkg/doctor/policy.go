@@ -174,8 +174,8 @@ type flow struct {
 // flows returns the packets to look up: from pods here to all peers' pods, and all other kinds to
 // and from a sample of the peers.
 func (t *Target) flows(rules rules) []flow {
-	routes := slices.DeleteFunc(slices.Clone(t.State.Routes), func(r topology.Route) bool {
-		return r.Metric != topology.MetricPeer || r.Type != topology.Unicast || t.takenByForeign(r)
+	routes := slices.DeleteFunc(slices.Clone(t.State.Routes), func(r *topology.Route) bool {
+		return !r.ToPeer() || r.Type != topology.Unicast || t.takenByForeign(r)
 	})
 	var all []flow
 	for _, r := range routes {
@@ -186,7 +186,7 @@ func (t *Target) flows(rules rules) []flow {
 			}
 		}
 	}
-	for _, r := range spread(routes, maxPeers, func(r topology.Route) bool { return len(rules.addrs(r.Dst, topology.Gateway(r.Dst))) > 1 }) {
+	for _, r := range spread(routes, maxPeers, func(r *topology.Route) bool { return len(rules.addrs(r.Dst, topology.Gateway(r.Dst))) > 1 }) {
 		all = append(all, t.peerFlows(r, rules)...)
 	}
 	for _, node := range t.nodeAddrs() {
@@ -200,7 +200,7 @@ func (t *Target) flows(rules rules) []flow {
 	return all
 }
 
-func (t *Target) peerFlows(r topology.Route, rules rules) []flow {
+func (t *Target) peerFlows(r *topology.Route, rules rules) []flow {
 	var all []flow
 	bridge, pods := t.podsOf(r.Dst.Addr().Is4(), rules)
 	if bridge == "" {
@@ -231,7 +231,7 @@ func (t *Target) peerFlows(r topology.Route, rules rules) []flow {
 // peerAddr returns the address that packets of a peer itself have on the device of a route to its
 // pods, and the gateway to it: its InternalIP on a link of ours, or that of its tunnel. The address
 // is invalid if the route leads to a gateway.
-func (t *Target) peerAddr(r topology.Route) (addr, via netip.Addr) {
+func (t *Target) peerAddr(r *topology.Route) (addr, via netip.Addr) {
 	if r.Overhead() > 0 {
 		return r.Dst.Addr(), r.Via
 	}
@@ -249,7 +249,7 @@ func (t *Target) nodeAddrs() []netip.Addr {
 func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
 
 // takenByForeign reports whether the check foreign-routes covers a route of ours.
-func (t *Target) takenByForeign(ours topology.Route) bool {
+func (t *Target) takenByForeign(ours *topology.Route) bool {
 	return slices.ContainsFunc(t.Host.Beside(), func(r topology.Route) bool {
 		return r.Dst.Bits() >= ours.Dst.Bits() && ours.Dst.Overlaps(r.Dst)
 	})

@@ -25,7 +25,7 @@ func newTunnelTestbed(t *testing.T) *testbed {
 		ip neighbor replace fe80::54a2:8cff:fe85:1b55 lladdr 56:a2:8c:85:1b:55 dev plainroute-v6 nud permanent
 		bridge fdb replace 02:18:0a:f4:03:00 dev plainroute-v4 dst 192.168.2.13
 		bridge fdb replace 56:a2:8c:85:1b:55 dev plainroute-v6 dst fd00:192:168:2::13
-		ip route add 10.244.3.0/24 via 10.244.3.0 dev plainroute-v4 proto 112 src 10.244.1.0 metric 2048 onlink
+		ip route add 10.244.3.0/24 via 10.244.3.0 dev plainroute-v4 proto 112 src 10.244.1.0 metric 2301 onlink
 		ip route add fd00:10:244:3::/64 via fe80::54a2:8cff:fe85:1b55 dev plainroute-v6 proto 112 src fd00:10:244:1:: metric 2048
 		nft -f - <<'EOF'
 		table inet plainroute {

@@ -177,7 +177,7 @@ var remedies = map[string][]remedyCase{
 	},
 	"rp-filter": {{"strict", func(c *remedyTestbed) {
 		c.add(&rtnl.Veth{LinkAttrs: rtnl.LinkAttrs{Name: "eth1"}, PeerName: "lan1"})
-		c.sh("sysctl -qw net/ipv4/conf/all/rp_filter=0 net/ipv4/conf/eth0/rp_filter=1; ip addr add 192.168.2.11/24 dev eth1; ip route add 10.244.3.0/24 via 192.168.2.13 proto 112 metric 2048")
+		c.sh("sysctl -qw net/ipv4/conf/all/rp_filter=0 net/ipv4/conf/eth0/rp_filter=1; ip addr add 192.168.2.11/24 dev eth1; ip route add 10.244.3.0/24 via 192.168.2.13 proto 112 metric 2301")
 	}}},
 	"forward-policy": {
 		{"nftables", func(c *remedyTestbed) { debianProgram(c.t, "nft")(nftForward(""), "-f", "-") }},

@@ -16,7 +16,7 @@ import (
 func foreignRoutes(_ context.Context, t *Target) []problem.Problem {
 	var found []problem.Problem
 	for _, r := range t.Host.Beside() {
-		if i := slices.IndexFunc(t.State.Routes, func(ours topology.Route) bool { return t.takes(r, ours) }); i >= 0 {
+		if i := slices.IndexFunc(t.State.Routes, func(ours *topology.Route) bool { return t.takes(r, ours) }); i >= 0 {
 			found = append(found, Fail(fmt.Sprintf("a foreign route takes packets for the pods of %s", t.State.Routes[i].Dst), r.String(), t.routeRemedy(r))...)
 		}
 	}
@@ -26,7 +26,7 @@ func foreignRoutes(_ context.Context, t *Target) []problem.Problem {
 // takes reports whether a foreign route takes packets for the pods of ours. For a part of our own
 // subnet only a route that leads nowhere or off this host does, because other networks route to
 // single pods of theirs.
-func (t *Target) takes(r, ours topology.Route) bool {
+func (t *Target) takes(r topology.Route, ours *topology.Route) bool {
 	standsBy := r.Dst == ours.Dst && r.TOS == 0 && r.Metric > ours.Metric
 	if r.Dst.Bits() < ours.Dst.Bits() || !ours.Dst.Overlaps(r.Dst) || standsBy || t.bridged(r, ours.Dst) {
 		return false
@@ -79,7 +79,7 @@ func reversePath(_ context.Context, t *Target) []problem.Problem {
 		}
 	}
 	for _, r := range t.State.Routes {
-		if r.Metric != topology.MetricPeer || !r.Dst.Addr().Is4() || strict[r.Dev] != "" {
+		if !r.ToPeer() || !r.Dst.Addr().Is4() || strict[r.Dev] != "" {
 			continue
 		}
 		for _, dev := range slices.Sorted(maps.Keys(strict)) {

@@ -49,7 +49,7 @@ func newTestbed(t *testing.T) *testbed {
 	w.add(&rtnl.Bridge{LinkAttrs: rtnl.LinkAttrs{Name: topology.Bridge}})
 	w.address("eth0", "192.168.1.11/24")
 	w.address(topology.Bridge, "10.244.1.1/24")
-	w.route("10.244.2.0/24", "192.168.1.12", topology.Protocol, topology.MetricPeer)
+	w.route("10.244.2.0/24", "192.168.1.12", topology.Protocol, int(topology.PeerMetric(netip.MustParsePrefix("10.244.2.0/24"))))
 	w.setting(topology.SysctlForward4, "1")
 	w.setting(topology.SysctlBridgeNF4, "1")
 	w.Kernel, err = inspect.New()

@@ -19,8 +19,7 @@ import (
 // byTunnel has the node's routes to the pods of Node n lead into tunnels to its InternalIPs.
 func (l *lan) byTunnel(n int) {
 	l.t.Helper()
-	for i := range l.state.Routes {
-		r := &l.state.Routes[i]
+	for _, r := range l.state.Routes {
 		if r.Dst != prefixes(n)[0] && r.Dst != prefixes(n)[1] {
 			continue
 		}
@@ -131,7 +130,7 @@ func TestRouterDoesNotAnswer(t *testing.T) {
 	l.nodes[1].Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.2.12"}}
 	l.nodes[1].Spec.PodCIDRs = l.nodes[1].Spec.PodCIDRs[:1]
 	l.must(addRoute(l.nl, "192.168.2.0/24", "192.168.1.1", 4))
-	l.state.Routes = []topology.Route{{Dst: prefixes(2)[0], Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0", OnLink: true, Protocol: topology.Protocol, Metric: topology.MetricPeer}}
+	l.state.Routes = []*topology.Route{{Dst: prefixes(2)[0], Via: netip.MustParseAddr("192.168.1.1"), Dev: "lan0", OnLink: true, Protocol: topology.Protocol, Metric: topology.PeerMetric(prefixes(2)[0])}}
 	finds(t, runCheck(t, "neighbors", l.target()), problem.Error, "node2", "192.168.1.1 dev lan0")
 	router := l.machine("router", mac(1))
 	addAddrs(t, router.nl, "eth0", "192.168.1.1/24")

@@ -124,10 +124,10 @@ func broken() *world {
 	w.reports[name(6)].Version = "v2"
 	w.reports[name(6)].Ready = false
 	w.reports[name(6)].Problems = []problem.Problem{{Reason: problem.SettingMissing, Message: "net/ipv4/ip_forward is 0", BlocksReady: true}}
-	w.reports[name(6)].Drift.Differences = []problem.Problem{problem.New(problem.Missing, problem.Subject{Subnet: subnet(1)}, "%s %s", plan.KindRoute, "10.128.1.0/24 via 192.168.0.1 dev eth0 proto 112 metric 2048")}
+	w.reports[name(6)].Drift.Differences = []problem.Problem{problem.New(problem.Missing, problem.Subject{Subnet: subnet(1)}, "%s %s", plan.KindRoute, "10.128.1.0/24 via 192.168.0.1 dev eth0 proto 112 metric 2187")}
 	w.reports[name(6)].Peers[2].Node = name(0) // 10.128.2.0/24 is node-3's
 	w.reports[name(2)].API.Error = "connection refused"
-	w.reports[name(3)].Drift.Differences = []problem.Problem{problem.New(problem.Missing, problem.Subject{Subnet: subnet(4)}, "%s %s", plan.KindRoute, "10.128.4.0/24 via 192.168.0.4 dev eth0 proto 112 metric 2048")}
+	w.reports[name(3)].Drift.Differences = []problem.Problem{problem.New(problem.Missing, problem.Subject{Subnet: subnet(4)}, "%s %s", plan.KindRoute, "10.128.4.0/24 via 192.168.0.4 dev eth0 proto 112 metric 2190")}
 	return w
 }
 

@@ -13,7 +13,7 @@ import (
 
 func some() Changes {
 	route := func(s string) topology.Route {
-		return topology.Route{Dst: netip.MustParsePrefix(s), Protocol: topology.Protocol, Metric: topology.MetricPeer}
+		return topology.Route{Dst: netip.MustParsePrefix(s), Protocol: topology.Protocol, Metric: topology.PeerMetric(netip.MustParsePrefix(s))}
 	}
 	return Changes{
 		{Add, Bridge{topology.Device{Name: "plainroute0", Up: true}}},

@@ -32,7 +32,7 @@ func drawState(t *rapid.T, label string) topology.State {
 	drawTunnels(t, label, &s)
 	for i := range 3 {
 		if rapid.Bool().Draw(t, label+" elsewhere") {
-			s.Elsewhere = append(s.Elsewhere, topology.TableRoute{Route: drawRoute(t, i), Table: 100})
+			s.Elsewhere = append(s.Elsewhere, topology.TableRoute{Route: *drawRoute(t, i), Table: 100})
 		}
 	}
 	if rapid.Bool().Draw(t, label+" table") {
@@ -85,7 +85,7 @@ func drawTunnels(t *rapid.T, label string, s *topology.State) {
 			s.FDB = append(s.FDB, topology.FDBEntry{Dev: name, MAC: mac, Dst: addr(rapid.IntRange(1, 3).Draw(t, label+" dst"))})
 		}
 		if rapid.Bool().Draw(t, label+" tunnel route") {
-			s.Routes = append(s.Routes, topology.Route{Dst: subnet(i), Via: subnet(i).Addr(), Dev: name, OnLink: true, Protocol: topology.Protocol, Metric: topology.MetricPeer})
+			s.Routes = append(s.Routes, &topology.Route{Dst: subnet(i), Via: subnet(i).Addr(), Dev: name, OnLink: true, Protocol: topology.Protocol, Metric: topology.PeerMetric(subnet(i))})
 		}
 	}
 }
@@ -93,11 +93,11 @@ func drawTunnels(t *rapid.T, label string, s *topology.State) {
 func subnet(i int) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)) }
 func addr(i int) netip.Addr     { return netip.MustParseAddr(fmt.Sprintf("192.168.1.%d", i)) }
 
-func drawRoute(t *rapid.T, i int) topology.Route {
+func drawRoute(t *rapid.T, i int) *topology.Route {
 	if rapid.Bool().Draw(t, "own") {
-		return topology.Route{Type: topology.Unreachable, Dst: subnet(i), Protocol: topology.Protocol, Metric: topology.MetricOwn}
+		return &topology.Route{Type: topology.Unreachable, Dst: subnet(i), Protocol: topology.Protocol, Metric: topology.MetricOwn}
 	}
-	return topology.Route{Dst: subnet(i), Via: addr(rapid.IntRange(1, 3).Draw(t, "via")), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	return &topology.Route{Dst: subnet(i), Via: addr(rapid.IntRange(1, 3).Draw(t, "via")), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(subnet(i))}
 }
 
 func drawMasquerade(t *rapid.T) *topology.Masquerade {
@@ -180,7 +180,7 @@ func applyOne(t *rapid.T, s *topology.State, c Change) {
 	case FDBEntry:
 		s.FDB = applySorted(t, c, s.FDB, o.FDBEntry, topology.FDBEntry.Compare)
 	case Route:
-		s.Routes = applySorted(t, c, s.Routes, o.Route, topology.Route.Compare)
+		s.Routes = applyRoute(t, c, s.Routes, &o.Route)
 	case StrayRoute:
 		s.Elsewhere = applySorted(t, c, s.Elsewhere, o.TableRoute, topology.TableRoute.Compare)
 	case Table:
@@ -203,7 +203,7 @@ func takeDevice(s *topology.State, dev string) {
 	s.Addresses = without(s.Addresses, func(a topology.Address) bool { return a.Dev == dev })
 	s.Neighbors = without(s.Neighbors, func(n topology.Neighbor) bool { return n.Dev == dev })
 	s.FDB = without(s.FDB, func(e topology.FDBEntry) bool { return e.Dev == dev })
-	s.Routes = without(s.Routes, func(r topology.Route) bool { return r.Dev == dev })
+	s.Routes = without(s.Routes, func(r *topology.Route) bool { return r.Dev == dev })
 }
 
 func onDevice(s *topology.State, dev string) int {
@@ -211,6 +211,13 @@ func onDevice(s *topology.State, dev string) int {
 	takeDevice(&left, dev)
 	count := func(s *topology.State) int { return len(s.Addresses) + len(s.Neighbors) + len(s.FDB) + len(s.Routes) }
 	return count(s) - count(&left)
+}
+
+func applyRoute(t *rapid.T, c Change, all []*topology.Route, r *topology.Route) []*topology.Route {
+	if have := topology.RouteTo(all, r.Dst, r.Metric); have != nil && *have == *r {
+		r = have
+	}
+	return applySorted(t, c, all, r, topology.CompareRoutes)
 }
 
 func applySorted[T comparable](t *rapid.T, c Change, all []T, x T, compare func(T, T) int) []T {
@@ -270,7 +277,7 @@ func TestApplyingTheDifferenceGivesTheDesired(t *testing.T) {
 		desired, actual := drawState(t, "desired"), drawState(t, "actual")
 		changes := Diff(desired, actual)
 		got := apply(t, actual, changes, func(topology.State) {})
-		if !slices.Equal(got.Routes, desired.Routes) || !slices.Equal(got.Addresses, desired.Addresses) || !slices.Equal(got.Tunnels, desired.Tunnels) ||
+		if !slices.EqualFunc(got.Routes, desired.Routes, topology.SameRoute) || !slices.Equal(got.Addresses, desired.Addresses) || !slices.Equal(got.Tunnels, desired.Tunnels) ||
 			!slices.Equal(got.Neighbors, desired.Neighbors) || !slices.Equal(got.FDB, desired.FDB) || !got.CNI.Equal(desired.CNI) || !sameTable(got.Masquerade, desired.Masquerade) {
 			t.Fatalf("got %+v\nwant %+v\nby %+v", got, desired, changes)
 		}
@@ -347,7 +354,7 @@ func TestWithoutRemovalsTakesNothingAway(t *testing.T) {
 		got := apply(t, actual, c, func(topology.State) {})
 		recreated := slices.ContainsFunc(Objects[Tunnel](c, Replace), Tunnel.Recreates)
 		for _, r := range actual.Routes {
-			if _, there := slices.BinarySearchFunc(got.Routes, r, topology.Route.Compare); !there && (!recreated || !r.OnLink) {
+			if _, there := slices.BinarySearchFunc(got.Routes, r, topology.CompareRoutes); !there && (!recreated || !r.OnLink) {
 				t.Fatalf("%v is gone", r)
 			}
 		}
@@ -382,7 +389,7 @@ func BenchmarkDiff(b *testing.B) {
 	s.Masquerade = &topology.Masquerade{Bridge: "b", Sources: []netip.Prefix{subnet(1)}, Cluster: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
 	for i := range 5000 {
 		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
-		s.Routes = append(s.Routes, topology.Route{Dst: p, Via: netip.AddrFrom4([4]byte{172, 20, byte(i >> 8), byte(i)}), Dev: "eth0", Metric: topology.MetricPeer})
+		s.Routes = append(s.Routes, &topology.Route{Dst: p, Via: netip.AddrFrom4([4]byte{172, 20, byte(i >> 8), byte(i)}), Dev: "eth0", Metric: topology.PeerMetric(p)})
 		s.Masquerade.Nodes = append(s.Masquerade.Nodes, s.Routes[i].Via)
 	}
 	other := s
@@ -412,13 +419,13 @@ func TestTableLosesAFamily(t *testing.T) {
 
 // Another program may have added its next hop after the host was read, and before our routes were.
 func TestSharedRouteIsNotReplaced(t *testing.T) {
-	want := topology.Route{Dst: netip.MustParsePrefix("fd00:10:244:2::/64"), Via: netip.MustParseAddr("fd00::12"), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	want := topology.Route{Dst: netip.MustParsePrefix("fd00:10:244:2::/64"), Via: netip.MustParseAddr("fd00::12"), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(netip.MustParsePrefix("fd00:10:244:2::/64"))}
 	have := want
 	have.Shared = true
-	if c := Diff(topology.State{Routes: []topology.Route{want}}, topology.State{Routes: []topology.Route{have}}); !c.Empty() {
+	if c := Diff(topology.State{Routes: []*topology.Route{&want}}, topology.State{Routes: []*topology.Route{&have}}); !c.Empty() {
 		t.Errorf("%v", c)
 	}
-	if c := Diff(topology.State{}, topology.State{Routes: []topology.Route{have}}); len(c) != 1 || c[0].Op != Delete {
+	if c := Diff(topology.State{}, topology.State{Routes: []*topology.Route{&have}}); len(c) != 1 || c[0].Op != Delete {
 		t.Errorf("%v", c)
 	}
 }

@@ -25,7 +25,7 @@ type lone struct {
 var (
 	aPrefix  = netip.MustParsePrefix("10.244.7.0/24")
 	anAddr   = netip.MustParseAddr("192.168.1.7")
-	aRoute   = topology.Route{Dst: aPrefix, Via: anAddr, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	aRoute   = topology.Route{Dst: aPrefix, Via: anAddr, Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(aPrefix)}
 	aDevice  = topology.Device{Name: "plainroute0", MAC: "0a:58:00:00:00:01", MTU: 1500, Up: true}
 	anOrigin = topology.Address{Dev: "plainroute0", Prefix: netip.MustParsePrefix("10.244.7.1/24")}
 	aTunnel  = topology.Tunnel{Name: topology.Tunnel4, VNI: 112, Port: 4789, Local: anAddr, MAC: topology.TunnelMAC(aPrefix), MTU: 1450, Up: true}
@@ -65,13 +65,13 @@ var lones = []lone{
 	{Change{Replace, Neighbor{aNeighbor}}, "neighbor 10.244.8.0 dev plainroute-v4", "ip neighbor replace 10.244.8.0 lladdr 02:18:0a:f4:08:00 dev plainroute-v4 nud permanent", false},
 	{Change{Add, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb replace 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", false},
 	{Change{Replace, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb replace 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", false},
-	{Change{Add, Route{Route: aRoute}}, "route 10.244.7.0/24", "ip route add 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
-	{Change{Replace, Route{Route: aRoute}}, "route 10.244.7.0/24", "ip route replace 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", false},
-	{Change{Delete, Route{Route: aRoute}}, "route 10.244.7.0/24", "ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048", true},
+	{Change{Add, Route{Route: aRoute}}, "route 10.244.7.0/24", "ip route add 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2297", false},
+	{Change{Replace, Route{Route: aRoute}}, "route 10.244.7.0/24", "ip route replace 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2297", false},
+	{Change{Delete, Route{Route: aRoute}}, "route 10.244.7.0/24", "ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2297", true},
 	{
 		Change{Delete, StrayRoute{topology.TableRoute{Route: aRoute, Table: 254}}},
-		"route 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048 table 254",
-		"ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2048 table 254", true,
+		"route 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2297 table 254",
+		"ip route delete 10.244.7.0/24 via 192.168.1.7 dev eth0 proto 112 metric 2297 table 254", true,
 	},
 	{Change{Delete, FDBEntry{anEntry}}, "FDB entry 02:18:0a:f4:08:00 dev plainroute-v4", "bridge fdb delete 02:18:0a:f4:08:00 dev plainroute-v4 dst 192.168.1.7", true},
 	{Change{Delete, Neighbor{aNeighbor}}, "neighbor 10.244.8.0 dev plainroute-v4", "ip neighbor delete 10.244.8.0 dev plainroute-v4", true},
@@ -204,7 +204,7 @@ func TestEachRepairIsNamed(t *testing.T) {
 	table := &topology.Masquerade{Bridge: "plainroute0", Sources: []netip.Prefix{aPrefix}, Cluster: []netip.Prefix{aPrefix}, Nodes: []netip.Addr{anAddr}}
 	desired := topology.State{
 		Sysctls: map[string]string{"net/ipv4/ip_forward": "1"}, Bridge: "plainroute0", Devices: []topology.Device{aDevice},
-		Addresses: []topology.Address{anOrigin}, Routes: []topology.Route{aRoute}, Masquerade: table, CNI: &topology.CNI{Bridge: "plainroute0"},
+		Addresses: []topology.Address{anOrigin}, Routes: []*topology.Route{&aRoute}, Masquerade: table, CNI: &topology.CNI{Bridge: "plainroute0"},
 		Tunnels: []topology.Tunnel{aTunnel}, Neighbors: []topology.Neighbor{aNeighbor}, FDB: []topology.FDBEntry{anEntry},
 	}
 	repairs := Diff(desired, topology.State{}).Repairs(desired, desired)
@@ -307,7 +307,7 @@ func TestEachDiff(t *testing.T) {
 		"no table":           {topology.State{}, topology.State{Masquerade: aTable}, Changes{{Delete, Table{aTable}}}, "inet plainroute"},
 		"a bridge":           {devices(aDevice), topology.State{}, Changes{{Add, Bridge{aDevice}}, {Replace, Device{aDevice}}}, "plainroute0"},
 		"a bridge of an MTU": {devices(aDevice), devices(small), Changes{{Replace, MTU{"plainroute0", 1500}}, {Replace, Device{aDevice}}}, "dev plainroute0 mtu 1500"},
-		"another route":      {topology.State{Routes: []topology.Route{aRoute}}, topology.State{Routes: []topology.Route{far}}, Changes{{Replace, Route{Route: aRoute}}}, aRoute.String()},
+		"another route":      {topology.State{Routes: []*topology.Route{&aRoute}}, topology.State{Routes: []*topology.Route{&far}}, Changes{{Replace, Route{Route: aRoute}}}, aRoute.String()},
 		"a setting":          {topology.State{Sysctls: map[string]string{"a": "1"}}, topology.State{Sysctls: map[string]string{"a": "0"}}, Changes{{Replace, Sysctl{"a", "1"}}}, "a=1"},
 	} {
 		got := Diff(c.desired, c.actual)

@@ -25,7 +25,7 @@ func (c Changes) Removed() topology.State {
 // that of s. A table without sets, or none, gets none.
 func Joined(s, kept topology.State) topology.State {
 	if len(kept.Routes) > 0 {
-		s.Routes = union(s.Routes, kept.Routes, topology.Route.Compare)
+		s.Routes = union(s.Routes, kept.Routes, topology.CompareRoutes)
 	}
 	if len(kept.Tunnels) > 0 {
 		s.Tunnels = union(s.Tunnels, kept.Tunnels, topology.Tunnel.Compare)

@@ -83,10 +83,10 @@ func TestWithoutTheBridgeNothingOfItIsMade(t *testing.T) {
 
 // Another Node's route is not a repair of the one that had its key.
 func TestRouteOfAnotherNodeIsNoRepair(t *testing.T) {
-	route := topology.Route{Dst: subnet(1), Via: addr(1), Protocol: topology.Protocol, Metric: topology.MetricPeer}
+	route := topology.Route{Dst: subnet(1), Via: addr(1), Protocol: topology.Protocol, Metric: topology.PeerMetric(subnet(1))}
 	other := route
 	other.Via = addr(2)
-	before, desired := topology.State{Routes: []topology.Route{route}}, topology.State{Routes: []topology.Route{other}}
+	before, desired := topology.State{Routes: []*topology.Route{&route}}, topology.State{Routes: []*topology.Route{&other}}
 	if keys := Diff(desired, before).Repairs(before, desired); len(keys) != 0 {
 		t.Errorf("got %v", keys)
 	}

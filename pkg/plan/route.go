@@ -40,12 +40,11 @@ func (r Route) command(op Op) string { return "ip route " + string(op) + " " + r
 
 // same reports whether both States have the same route of its key, or none.
 func (r Route) same(before, desired topology.State) bool {
-	i, was := slices.BinarySearchFunc(before.Routes, r.Route, topology.Route.Compare)
-	j, is := slices.BinarySearchFunc(desired.Routes, r.Route, topology.Route.Compare)
-	return was == is && (!is || before.Routes[i] == desired.Routes[j])
+	was, is := topology.RouteTo(before.Routes, r.Dst, r.Metric), topology.RouteTo(desired.Routes, r.Dst, r.Metric)
+	return was == is || was != nil && is != nil && *was == *is
 }
 
-func (r Route) keep(s *topology.State) { s.Routes = append(s.Routes, r.Route) }
+func (r Route) keep(s *topology.State) { s.Routes = append(s.Routes, &r.Route) }
 
 // StrayRoute is a route of ours in another table than --table's. It is only deleted, once the routes
 // in the right table are there.
@@ -62,20 +61,21 @@ func (r StrayRoute) same(before, desired topology.State) bool {
 // diffRoutes replaces no shared route, because that would delete the other program's next hop. Desired
 // keeps it as it is if it has been read together with the foreign next hop, which may have come since.
 func diffRoutes(desired, actual topology.State) Changes {
-	want, have := differing(desired.Routes, actual.Routes) // here, where == is not generic: there are thousands
-	table := max(desired.RouteTable, actual.RouteTable)    // one of them may be empty
-	c := diffList(want, have, topology.Route.Compare, func(r topology.Route) Object { return Route{r, table} })
+	table := max(desired.RouteTable, actual.RouteTable) // one of them may be empty
+	want, have := differing(desired.Routes, actual.Routes, topology.SameRoute)
+	c := make(Changes, 0, max(len(want), len(have)))
+	change := func(op Op) func(*topology.Route) {
+		return func(r *topology.Route) { c = append(c, Change{op, Route{*r, table}}) }
+	}
+	walk(want, have, topology.CompareRoutes, change(Add), change(Delete), func(want, have *topology.Route) {
+		if !topology.SameRoute(want, have) && !have.Shared {
+			change(Replace)(want)
+		}
+	})
 	if table != 0 {
 		slices.SortStableFunc(c, compareBridgeLast)
 	}
-	if !slices.ContainsFunc(have, func(r topology.Route) bool { return r.Shared }) {
-		return c
-	}
-	return c.Filter(func(x Change) bool {
-		r, _ := x.Object.(Route)
-		i, found := slices.BinarySearchFunc(have, r.Route, topology.Route.Compare)
-		return x.Op != Replace || !found || !have[i].Shared
-	})
+	return c
 }
 
 func diffStrayRoutes(desired, actual topology.State) Changes {

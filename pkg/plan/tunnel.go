@@ -102,12 +102,12 @@ func diffTunnels(desired, actual topology.State) Changes {
 }
 
 func diffNeighbors(desired, actual topology.State) Changes {
-	want, have := differing(desired.Neighbors, actual.Neighbors)
+	want, have := differing(desired.Neighbors, actual.Neighbors, equal)
 	return diffList(want, have, topology.Neighbor.Compare, func(n topology.Neighbor) Object { return Neighbor{n} })
 }
 
 func diffFDB(desired, actual topology.State) Changes {
-	want, have := differing(desired.FDB, actual.FDB)
+	want, have := differing(desired.FDB, actual.FDB, equal)
 	return diffList(want, have, topology.FDBEntry.Compare, func(e topology.FDBEntry) Object { return FDBEntry{e} })
 }
 
@@ -119,7 +119,7 @@ func withoutLost(desired, actual topology.State) topology.State {
 			actual.Addresses = without(actual.Addresses, func(a topology.Address) bool { return a.Dev == gone })
 			actual.Neighbors = without(actual.Neighbors, func(n topology.Neighbor) bool { return n.Dev == gone })
 			actual.FDB = without(actual.FDB, func(e topology.FDBEntry) bool { return e.Dev == gone })
-			actual.Routes = without(actual.Routes, func(r topology.Route) bool { return r.Dev == gone })
+			actual.Routes = without(actual.Routes, func(r *topology.Route) bool { return r.Dev == gone })
 		}
 	}
 	return actual

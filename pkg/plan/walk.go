@@ -24,17 +24,22 @@ func walk[T any](desired, actual []T, compare func(T, T) int, onlyDesired, onlyA
 
 // differing cuts off the common beginning and end of two lists, which is nearly all if one Node of
 // thousands changed.
-func differing[T comparable](a, b []T) (restA, restB []T) {
+func differing[T any](a, b []T, same func(T, T) bool) (restA, restB []T) {
+	if len(a) == len(b) && len(a) > 0 && &a[0] == &b[0] {
+		return nil, nil
+	}
 	n := 0
-	for n < min(len(a), len(b)) && a[n] == b[n] {
+	for n < min(len(a), len(b)) && same(a[n], b[n]) {
 		n++
 	}
 	a, b = a[n:], b[n:]
-	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+	for len(a) > 0 && len(b) > 0 && same(a[len(a)-1], b[len(b)-1]) {
 		a, b = a[:len(a)-1], b[:len(b)-1]
 	}
 	return a, b
 }
+
+func equal[T comparable](a, b T) bool { return a == b }
 
 // union merges two sorted lists; of equal elements it has a's.
 func union[T any](a, b []T, compare func(T, T) int) []T {
@@ -45,7 +50,7 @@ func union[T any](a, b []T, compare func(T, T) int) []T {
 }
 
 func diffSorted[T comparable](desired, actual []T, compare func(T, T) int) (add, remove []T) {
-	desired, actual = differing(desired, actual)
+	desired, actual = differing(desired, actual, equal)
 	walk(desired, actual, compare,
 		func(x T) { add = append(add, x) }, func(x T) { remove = append(remove, x) }, func(T, T) {})
 	return add, remove

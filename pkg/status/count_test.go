@@ -25,7 +25,7 @@ func TestCountPeers(t *testing.T) {
 	ok := want[OK]
 	for _, p := range r.Report().Peers {
 		if p.State == OK {
-			r.Undone = plan.Of(plan.Add, plan.Route{Route: topology.Route{Dst: p.Subnet, Metric: topology.MetricPeer}})
+			r.Undone = plan.Of(plan.Add, plan.Route{Route: topology.Route{Dst: p.Subnet, Metric: topology.PeerMetric(p.Subnet)}})
 			break
 		}
 	}

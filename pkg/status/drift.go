@@ -80,7 +80,7 @@ func markMissing(peers []Peer, c plan.Changes) {
 	reasons := map[netip.Prefix]string{}
 	for op, reason := range map[plan.Op]string{plan.Add: "the kernel lacks the route ", plan.Replace: "the kernel has another route instead of "} {
 		for _, r := range plan.Objects[plan.Route](c, op) {
-			if r.Metric == topology.MetricPeer {
+			if r.ToPeer() {
 				reasons[r.Dst] = reason + r.String()
 			}
 		}
@@ -107,7 +107,7 @@ func (r *Result) CountPeers() map[PeerState]int {
 	counts := map[PeerState]int{}
 	lost := map[netip.Prefix]bool{}
 	for _, route := range plan.Objects[plan.Route](r.Undone, plan.Add, plan.Replace) {
-		lost[route.Dst] = route.Metric == topology.MetricPeer
+		lost[route.Dst] = route.ToPeer()
 	}
 	r.eachPeer(func(p Peer, _ *topology.Route) {
 		if p.State == OK && lost[p.Subnet] {

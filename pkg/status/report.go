@@ -284,14 +284,14 @@ func (r *Result) peer(n *topology.Node, subnet netip.Prefix, problems []problem.
 		}
 	}
 	peer.Message = strings.Join(messages, "; ")
-	i, ok := slices.BinarySearchFunc(r.Desired.Routes, topology.Route{Dst: subnet, Metric: topology.MetricPeer}, topology.Route.Compare)
+	route := topology.RouteTo(r.Desired.Routes, subnet, topology.PeerMetric(subnet))
 	reach := r.Desired.Reach(subnet)
-	ours := reach.Node == n.Name || ok && slices.Contains(n.Addrs, r.Desired.Routes[i].Via)
-	if ours && (ok || reach.Path == topology.PathUnderlay) && !slices.Contains(peer.Reason, problem.PodCIDRDisputed) {
+	ours := reach.Node == n.Name || route != nil && slices.Contains(n.Addrs, route.Via)
+	if ours && (route != nil || reach.Path == topology.PathUnderlay) && !slices.Contains(peer.Reason, problem.PodCIDRDisputed) {
 		peer.Path, peer.InternalIP, peer.Before, peer.State, by = reach.Path, reach.InternalIP, reach.Before, OK, reach.By
 	}
-	if ok && peer.State == OK {
-		peer.Via, peer.Dev = r.Desired.Routes[i].Via, r.Desired.Routes[i].Dev
+	if route != nil && peer.State == OK {
+		peer.Via, peer.Dev = route.Via, route.Dev
 	}
 	for _, t := range reasonStates {
 		if slices.Contains(peer.Reason, t.reason) && (t.state != OffLink || peer.State != OK) {

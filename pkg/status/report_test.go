@@ -33,10 +33,10 @@ func addrs(list ...string) []netip.Addr {
 	return all
 }
 
-func peerRoute(dst, via string) topology.Route {
-	return topology.Route{
+func peerRoute(dst, via string) *topology.Route {
+	return &topology.Route{
 		Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(via), Dev: "eth0",
-		Protocol: topology.Protocol, Metric: topology.MetricPeer,
+		Protocol: topology.Protocol, Metric: topology.PeerMetric(netip.MustParsePrefix(dst)),
 	}
 }
 
@@ -60,7 +60,7 @@ func example() *Result {
 		},
 		Desired: topology.State{
 			Sysctls: map[string]string{topology.SysctlForward4: "1"},
-			Routes: []topology.Route{
+			Routes: []*topology.Route{
 				{Type: topology.Unreachable, Dst: netip.MustParsePrefix("10.244.1.0/24"), Protocol: topology.Protocol, Metric: topology.MetricOwn},
 				peerRoute("10.244.2.0/24", "192.168.1.12"), peerRoute("10.244.3.0/24", "192.168.1.13"),
 				peerRoute("10.244.6.0/24", "192.168.1.16"), peerRoute("fd00:10:244:2::/64", "fd00:192:168:1::12"),
@@ -168,7 +168,7 @@ func TestPeerWithSeveralReasons(t *testing.T) {
 // One family of a dual-stack peer may be off link while the other is not.
 func TestPeerHalfOffLink(t *testing.T) {
 	r := example()
-	r.Desired.Routes = slices.DeleteFunc(r.Desired.Routes, func(x topology.Route) bool { return x.Dst.String() == "fd00:10:244:2::/64" })
+	r.Desired.Routes = slices.DeleteFunc(r.Desired.Routes, func(x *topology.Route) bool { return x.Dst.String() == "fd00:10:244:2::/64" })
 	r.Problems = append(r.Problems, problem.Problem{Subject: problem.Node("node2"), Reason: problem.OffLink})
 	for _, p := range r.Report().Peers {
 		if want := map[string]PeerState{"10.244.2.0/24": OK, "fd00:10:244:2::/64": OffLink}[p.Subnet.String()]; want != "" && p.State != want {

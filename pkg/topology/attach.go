@@ -148,7 +148,7 @@ func (b *builder) linksToPeers(links map[string]bool, is4 bool) {
 		links[uplink.Name] = true
 		return
 	}
-	for _, dev := range *b.devs.of(is4) {
+	for dev := range b.tallies.of(is4).devs {
 		if !isTunnel(dev) {
 			links[dev] = true
 		}

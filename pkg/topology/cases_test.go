@@ -243,7 +243,7 @@ func parseActual(t *testing.T, text string) State {
 	for line := range strings.Lines(text) {
 		switch f := strings.Fields(line); {
 		case f[0] == string(Unreachable):
-			s.Routes = append(s.Routes, Route{Type: Unreachable, Dst: netip.MustParsePrefix(f[1]), Protocol: Protocol, Metric: MetricOwn})
+			s.Routes = append(s.Routes, &Route{Type: Unreachable, Dst: netip.MustParsePrefix(f[1]), Protocol: Protocol, Metric: MetricOwn})
 		case f[0] == "address":
 			s.Addresses = append(s.Addresses, Address{Bridge, netip.MustParsePrefix(f[1])})
 		case f[0] == "cni":
@@ -260,7 +260,8 @@ func parseActual(t *testing.T, text string) State {
 		case f[0] == "port":
 			s.Devices = append(s.Devices, parseDevice(f[1:]))
 		case f[0] == "elsewhere":
-			s.Elsewhere = append(s.Elsewhere, TableRoute{Route{Dst: netip.MustParsePrefix(f[1]), Via: netip.MustParseAddr(f[3]), Dev: f[5], Protocol: Protocol, Metric: MetricPeer}, MainTable})
+			subnet := netip.MustParsePrefix(f[1])
+			s.Elsewhere = append(s.Elsewhere, TableRoute{Route{Dst: subnet, Via: netip.MustParseAddr(f[3]), Dev: f[5], Protocol: Protocol, Metric: PeerMetric(subnet)}, MainTable})
 		case f[0] == "gc_thresh":
 			for _, path := range []string{NeighSysctl(4, 1), NeighSysctl(4, 2), NeighSysctl(4, 3)} {
 				s.Sysctls[path] = f[1]
@@ -268,9 +269,10 @@ func parseActual(t *testing.T, text string) State {
 		case len(f) < 5:
 			t.Fatalf("an actual route is SUBNET via ADDRESS dev LINK: %q", line)
 		default:
-			s.Routes = append(s.Routes, Route{
-				Dst: netip.MustParsePrefix(f[0]), Via: netip.MustParseAddr(f[2]), Dev: f[4],
-				Protocol: Protocol, Metric: MetricPeer, Shared: len(f) > 5,
+			subnet := netip.MustParsePrefix(f[0])
+			s.Routes = append(s.Routes, &Route{
+				Dst: subnet, Via: netip.MustParseAddr(f[2]), Dev: f[4],
+				Protocol: Protocol, Metric: PeerMetric(subnet), Shared: len(f) > 5,
 			})
 		}
 	}

@@ -174,7 +174,7 @@ func (v *validator) usualLengths(is4 bool) Lengths {
 			continue
 		}
 		claims[p.Bits()]++
-		if len(v.ownCIDRs) == 0 && routeTo(v.actual.Routes, p, MetricPeer) != nil {
+		if len(v.ownCIDRs) == 0 && v.inPlace(p) != nil {
 			routed = routed.union(Lengths{p.Bits(), p.Bits()})
 		}
 	}

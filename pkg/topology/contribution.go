@@ -29,7 +29,7 @@ func newFootprint(nodes []*Node) (f footprint) {
 func (f *footprint) keys() (s State) {
 	for _, p := range f.subnets {
 		dev := tunnelName(p.Addr().Is4())
-		s.Routes, s.granted = append(s.Routes, Route{Dst: p, Metric: MetricPeer}), append(s.granted, &claim{subnet: p})
+		s.Routes, s.granted = append(s.Routes, &Route{Dst: p, Metric: PeerMetric(p)}), append(s.granted, &claim{subnet: p})
 		s.Neighbors = append(s.Neighbors, Neighbor{Dev: dev, Addr: TunnelGateway(p)})
 		s.FDB = append(s.FDB, FDBEntry{Dev: dev, MAC: TunnelMAC(p)})
 	}
@@ -46,11 +46,11 @@ func compareClaims(a, b *claim) int { return ComparePrefix(a.subnet, b.subnet) }
 func (f *footprint) replaced(last, s State, own []netip.Prefix) (State, bool) {
 	gone := f.keys()
 	for _, p := range own {
-		gone.Routes = append(gone.Routes, Route{Dst: p, Metric: MetricBridge}, Route{Dst: p, Metric: MetricOwn})
+		gone.Routes = append(gone.Routes, &Route{Dst: p, Metric: MetricBridge}, &Route{Dst: p, Metric: MetricOwn})
 	}
-	slices.SortFunc(gone.Routes, Route.Compare)
+	slices.SortFunc(gone.Routes, CompareRoutes)
 	var ok [4]bool
-	s.Routes, ok[0] = splice(last.Routes, gone.Routes, s.Routes, Route.Compare)
+	s.Routes, ok[0] = splice(last.Routes, gone.Routes, s.Routes, CompareRoutes)
 	s.granted, ok[1] = splice(last.granted, gone.granted, s.granted, compareClaims)
 	s.Neighbors, ok[2] = splice(last.Neighbors, gone.Neighbors, s.Neighbors, Neighbor.Compare)
 	s.FDB, ok[3] = splice(last.FDB, gone.FDB, s.FDB, FDBEntry.Compare)
@@ -143,7 +143,7 @@ func elements[T any](sorted, keys []T, compare func(T, T) int) (found []T) {
 // with other grants than before.
 func (f footprint) unsettled(desired, actual State) (all []netip.Prefix) {
 	for _, p := range f.subnets {
-		want, have := routeTo(desired.Routes, p, MetricPeer), routeTo(actual.Routes, p, MetricPeer)
+		want, have := RouteTo(desired.Routes, p, PeerMetric(p)), RouteTo(actual.Routes, p, PeerMetric(p))
 		is, was := claimTo(desired.granted, p), claimTo(actual.granted, p)
 		if (want == nil) != (have == nil) || want != nil && *want != *have || (is == nil) != (was == nil) || is != nil && !is.sameGrant(was) {
 			all = append(all, p)
@@ -166,7 +166,7 @@ func changedGrants(now, before []*claim) (all []netip.Prefix) {
 // differences returns the destinations of the routes, and the InternalIPs of the FDB entries, that
 // are not the same in two States.
 func differences(a, b State) (all []netip.Prefix) {
-	eachDifference(a.Routes, b.Routes, Route.Compare, func(r, s Route) bool { return r == s }, func(r Route) { all = append(all, r.Dst) })
+	eachDifference(a.Routes, b.Routes, CompareRoutes, SameRoute, func(r *Route) { all = append(all, r.Dst) })
 	eachDifference(a.FDB, b.FDB, FDBEntry.Compare, func(e, f FDBEntry) bool { return e == f }, func(e FDBEntry) {
 		if e.Dst.IsValid() { // else another program's entry, which leads elsewhere
 			all = append(all, single(e.Dst))
@@ -196,15 +196,5 @@ func eachDifference[T any](a, b []T, compare func(T, T) int, same func(T, T) boo
 	}
 	for _, x := range slices.Concat(a, b) {
 		f(x)
-	}
-}
-
-// addDevs adds the devices of routes, each once a family.
-func addDevs(devs *byFamily[[]string], routes []Route, leftOut []netip.Prefix) {
-	for i := range routes {
-		r := &routes[i]
-		if of := devs.of(r.Dst.Addr().Is4()); r.Dev != "" && !slices.Contains(*of, r.Dev) && !slices.Contains(leftOut, r.Dst) {
-			*of = append(*of, r.Dev)
-		}
 	}
 }

@@ -26,7 +26,7 @@ func (b *builder) compute() {
 	b.findTunnels()
 	b.peerRoutes()
 	b.conflicts()
-	addDevs(&b.devs, b.desired.Routes, nil)
+	b.add(1, tallied(b.claims, b.desired.Routes))
 	b.sysctls()
 	b.nextHops()
 	b.tunnelPeers()
@@ -59,17 +59,16 @@ type builder struct {
 	resolver  *resolver
 	validator *validator
 
-	stated   []netip.Prefix     // our own valid podCIDRs
-	subnets  []netip.Prefix     // those of them that this host serves
-	former   []netip.Prefix     // former ones that pods still use
-	uplinks  map[bool]Link      // the links with our InternalIPs, of IPv4 (true) and IPv6
-	renamed  string             // the bridge's name now, if it was renamed
-	off6     bool               // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
-	claims   []*claim           // accepted, reached or not; one a subnet
-	hops     []netip.Addr       // the addresses by which they are reached, sorted, each once
-	needsAll bool               // the result depends on the InternalIPs of all peers
-	others   byFamily[int]      // the number of neighbors that this computation leaves out
-	devs     byFamily[[]string] // of the routes to all peers
+	stated   []netip.Prefix  // our own valid podCIDRs
+	subnets  []netip.Prefix  // those of them that this host serves
+	former   []netip.Prefix  // former ones that pods still use
+	uplinks  map[bool]Link   // the links with our InternalIPs, of IPv4 (true) and IPv6
+	renamed  string          // the bridge's name now, if it was renamed
+	off6     bool            // IPv6 is disabled here, which is reported, so that peers' Problems with it are not
+	claims   []*claim        // accepted, reached or not; one a subnet
+	hops     []netip.Addr    // the addresses by which they are reached, sorted, each once
+	needsAll bool            // the result depends on the InternalIPs of all peers
+	tallies  byFamily[tally] // of all peers, also of those that this computation leaves out
 	desired  State
 	problems []problem.Problem
 }

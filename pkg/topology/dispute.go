@@ -53,7 +53,7 @@ func (b *builder) hadBefore(h nodeAddr) bool {
 		return before.addr == h.addr
 	}
 	r := b.inPlace(subnet)
-	return r != nil && b.actual.Endpoint(*r) == h.addr
+	return r != nil && b.actual.Endpoint(r) == h.addr
 }
 
 // decide returns the granted ones of claims that the first of them contains, sorted, and reports
@@ -101,9 +101,9 @@ func (b *builder) precedence(c *claim) int {
 		return 3
 	}
 	switch r := b.inPlace(c.subnet); {
-	case r != nil && c.ok() && b.actual.Endpoint(*r) == c.addr:
+	case r != nil && c.ok() && b.actual.Endpoint(r) == c.addr:
 		return 2
-	case r != nil && b.mayLeadTo(*r, c.node):
+	case r != nil && b.mayLeadTo(r, c.node):
 		return 1
 	}
 	return 0

@@ -61,7 +61,7 @@ func TestOverlapsAreDecidedInTheOrderOfPrecedence(t *testing.T) {
 			before.granted = nil
 		}
 		had := func(n *Node) bool {
-			return slices.ContainsFunc(before.Routes, func(r Route) bool { return r.Dst == n.PodCIDRs[0] && r.Via == n.Addrs[0] })
+			return slices.ContainsFunc(before.Routes, func(r *Route) bool { return r.Dst == n.PodCIDRs[0] && r.Via == n.Addrs[0] })
 		}
 		after, problems := Desired(opts, host, rapid.Permutation(nodes).Draw(t, "order"), withKernel(before))
 		got := make([]netip.Prefix, 0, len(after.Routes))
@@ -78,9 +78,9 @@ func TestOverlapsAreDecidedInTheOrderOfPrecedence(t *testing.T) {
 // checkLosers fails unless the Problem of every Node without a route names one that overlaps it.
 func checkLosers(t *rapid.T, nodes []*Node, after State, problems []problem.Problem) {
 	for _, n := range nodes {
-		i := slices.IndexFunc(after.Routes, func(r Route) bool { return r.Via == n.Addrs[0] })
+		i := slices.IndexFunc(after.Routes, func(r *Route) bool { return r.Via == n.Addrs[0] })
 		reported := slices.ContainsFunc(problems, func(p problem.Problem) bool {
-			return p.Node == n.Name && p.Reason == problem.PodCIDRDisputed && slices.ContainsFunc(after.Routes, func(r Route) bool {
+			return p.Node == n.Name && p.Reason == problem.PodCIDRDisputed && slices.ContainsFunc(after.Routes, func(r *Route) bool {
 				winner := nodes[slices.IndexFunc(nodes, func(o *Node) bool { return o.Addrs[0] == r.Via })]
 				return r.Dst.Overlaps(p.Subnet) && strings.HasPrefix(p.Message, belongs(p.Subnet, r.Dst, winner.Name))
 			})

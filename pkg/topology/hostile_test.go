@@ -134,14 +134,14 @@ func (s siege) address() *rapid.Generator[string] {
 // this node from being ready.
 func unharmed(t *rapid.T, before, after State, problems []problem.Problem) {
 	for _, r := range before.Routes {
-		if !slices.Contains(after.Routes, r) {
+		if !slices.ContainsFunc(after.Routes, func(o *Route) bool { return SameRoute(o, r) }) {
 			t.Fatalf("lost %v; now %v; problems %v", r, after.Routes, problems)
 		}
-		if i := slices.IndexFunc(after.Routes, func(o Route) bool { return o.Dst != r.Dst && o.Dst.Overlaps(r.Dst) }); i >= 0 {
+		if i := slices.IndexFunc(after.Routes, func(o *Route) bool { return o.Dst != r.Dst && o.Dst.Overlaps(r.Dst) }); i >= 0 {
 			t.Fatalf("%v takes addresses of %v; problems %v", after.Routes[i], r, problems)
 		}
 		addr := before.Reach(r.Dst).InternalIP
-		if i := slices.IndexFunc(after.Routes, func(o Route) bool { return o.Dst.Contains(addr) }); i >= 0 {
+		if i := slices.IndexFunc(after.Routes, func(o *Route) bool { return o.Dst.Contains(addr) }); i >= 0 {
 			t.Fatalf("%v takes the address %s of a Node; problems %v", after.Routes[i], addr, problems)
 		}
 	}
@@ -195,7 +195,7 @@ func TestSiege(t *testing.T) {
 			s.grantsInBounds(t, state)
 		}
 		state, _ = Desired(s.opts, s.host, s.honest, withKernel(state))
-		if !slices.Equal(state.Routes, before.Routes) || !reflect.DeepEqual(state.Masquerade, before.Masquerade) {
+		if !slices.EqualFunc(state.Routes, before.Routes, SameRoute) || !reflect.DeepEqual(state.Masquerade, before.Masquerade) {
 			t.Fatalf("they left %v, %v", state.Routes, state.Masquerade)
 		}
 	})
@@ -236,8 +236,7 @@ func TestSiegeFromWithin(t *testing.T) {
 		own.Addrs = NodeFrom(kubeNode(own.Name, 0, nil, rapid.SliceOfN(s.address(), 0, 20).Draw(t, "own addresses"))).Addrs
 		after, problems := Desired(s.opts, s.host, append([]*Node{&own}, s.honest[1:]...), withKernel(before))
 		for _, r := range before.Routes {
-			r.Src = netip.Addr{}
-			if !slices.ContainsFunc(after.Routes, func(have Route) bool { have.Src = netip.Addr{}; return have == r }) {
+			if !slices.ContainsFunc(after.Routes, func(have *Route) bool { now := *have; now.Src = r.Src; return now == *r }) {
 				t.Fatalf("lost %v; now %v; problems %v", r, after.Routes, problems)
 			}
 		}
@@ -308,7 +307,7 @@ func (s siege) checkLengths(t *rapid.T, is4, known bool, have Lengths) {
 	}
 }
 
-func (s siege) inBounds(t *rapid.T, state State, r Route) {
+func (s siege) inBounds(t *rapid.T, state State, r *Route) {
 	if len(s.opts.ClusterCIDRs) > 0 && !within(s.opts.ClusterCIDRs, r.Dst) {
 		t.Fatalf("outside --cluster-cidr: %v", r)
 	}
@@ -341,7 +340,7 @@ func (s siege) inBounds(t *rapid.T, state State, r Route) {
 }
 
 // nextHopInBounds checks the next hop of a route, or the end of its tunnel.
-func (s siege) nextHopInBounds(t *rapid.T, state State, r Route) {
+func (s siege) nextHopInBounds(t *rapid.T, state State, r *Route) {
 	to := state.Reach(r.Dst)
 	ok := to.Path == PathDirect && r.Via == to.InternalIP && !isTunnel(r.Dev)
 	switch to.Path {
@@ -350,7 +349,7 @@ func (s siege) nextHopInBounds(t *rapid.T, state State, r Route) {
 		ok = isTunnel(r.Dev) && slices.Contains(state.Neighbors, Neighbor{r.Dev, r.Via, mac}) && slices.Contains(state.FDB, FDBEntry{r.Dev, mac, to.InternalIP})
 	case PathGateway:
 		ok = slices.ContainsFunc(s.host.Routes, func(foreign Route) bool { return foreign.Via == r.Via && foreign.Dev == r.Dev }) &&
-			!slices.ContainsFunc(state.Routes, func(ours Route) bool { return ours.Dst.Contains(r.Via) })
+			!slices.ContainsFunc(state.Routes, func(ours *Route) bool { return ours.Dst.Contains(r.Via) })
 	}
 	if !ok || !s.opts.allows(to.Path) {
 		t.Fatalf("%v does not lead to %+v", r, to)
@@ -368,7 +367,7 @@ func (s siege) addrInBounds(t fataler, state State, addr netip.Addr, nextHop boo
 			}
 		}
 	}
-	switch taken := slices.ContainsFunc(state.Routes, func(r Route) bool { return r.Dst.Contains(addr) }); {
+	switch taken := slices.ContainsFunc(state.Routes, func(r *Route) bool { return r.Dst.Contains(addr) }); {
 	case !unicast(addr) || addr.Zone() != "":
 		t.Fatalf("%s is not a unicast address", addr)
 	case len(s.opts.NodeCIDRs) > 0 && !within(s.opts.NodeCIDRs, single(addr)):

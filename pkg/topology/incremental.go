@@ -25,6 +25,7 @@ type computation struct {
 	host     Host
 	nodes    []*Node
 	basis    basis
+	tallies  byFamily[tally]
 	desired  State
 	problems []problem.Problem
 	// unsettled are prefixes of the peers that the next computation has to include, because the
@@ -60,7 +61,7 @@ func (x *Incremental) Desired(opts Options, host Host, nodes []*Node, actual Sta
 	if next == nil {
 		b := newBuilder(opts, host, nodes, actual)
 		b.compute()
-		next = &computation{basis: b.basis(), desired: b.desired, problems: b.problems}
+		next = &computation{basis: b.basis(), tallies: b.tallies, desired: b.desired, problems: b.problems}
 		next.unsettled = append(differences(next.desired, actual), changedGrants(next.desired.granted, actual.granted)...)
 		if !indexed {
 			x.index = nil
@@ -132,14 +133,11 @@ func (b *builder) gatewayOfPod() bool {
 func (x *Incremental) merge(opts Options, host Host, actual State, changed footprint, peers []*Node, touched []netip.Prefix) *computation {
 	last := x.last
 	b := newBuilder(opts, host, append(slices.Clone(peers), last.basis.own), actual)
-	for _, c := range last.desired.granted {
-		if _, gone := slices.BinarySearchFunc(changed.subnets, c.subnet, ComparePrefix); !gone && c.isNeighbor() {
-			*b.others.of(c.subnet.Addr().Is4())++
-		}
-	}
-	addDevs(&b.devs, last.desired.Routes, changed.subnets)
+	gone := changed.keys()
+	b.tallies = last.tallies
+	b.add(-1, tallied(elements(last.desired.granted, gone.granted, compareClaims), elements(last.desired.Routes, gone.Routes, CompareRoutes)))
 	b.compute()
-	next := &computation{basis: b.basis()}
+	next := &computation{basis: b.basis(), tallies: b.tallies}
 	if len(b.subnets) == 0 || b.needsAll || next.basis.gatewayOfPod || !reflect.DeepEqual(next.basis, last.basis) || b.validator.guesses(changed.subnets) {
 		return nil
 	}

@@ -116,7 +116,9 @@ func (w *walk) changeRoute(t *rapid.T) {
 		w.actual.Routes = slices.Delete(w.actual.Routes, i, i+1)
 		return
 	}
-	if r := &w.actual.Routes[i]; r.Via.Is4() {
+	r := *w.actual.Routes[i]
+	w.actual.Routes[i] = &r
+	if r.Via.Is4() {
 		r.Via = netip.MustParseAddr(rapid.SampledFrom([]string{"192.168.1.12", "192.168.1.13", "192.168.1.99"}).Draw(t, "via"))
 	}
 }
@@ -199,10 +201,14 @@ func TestIncrementalUpdates(t *testing.T) {
 		"a Node claims two subnets of others": {nodes: func(all []*Node) []*Node {
 			return append(all, &Node{Name: "wide", PodCIDRs: prefixes("10.128.6.0/23"), Addrs: all[9].Addrs})
 		}},
-		"a route is gone":         {actual: func(s *State) { s.Routes = slices.Delete(slices.Clone(s.Routes), 7, 8) }},
-		"a route leads elsewhere": {actual: func(s *State) { s.Routes = slices.Clone(s.Routes); s.Routes[7].Via = s.Routes[8].Via }},
+		"a route is gone": {actual: func(s *State) { s.Routes = slices.Delete(slices.Clone(s.Routes), 7, 8) }},
+		"a route leads elsewhere": {actual: func(s *State) {
+			s.Routes = slices.Clone(s.Routes)
+			other := *s.Routes[7]
+			other.Via, s.Routes[7] = s.Routes[8].Via, &other
+		}},
 		"a route to no Node's subnet": {actual: func(s *State) {
-			s.Routes = append(slices.Clone(s.Routes), Route{Dst: netip.MustParsePrefix("10.255.0.0/24"), Metric: MetricPeer})
+			s.Routes = append(slices.Clone(s.Routes), &Route{Dst: netip.MustParsePrefix("10.255.0.0/24"), Metric: MetricPeer})
 		}},
 		"a setting": {actual: func(s *State) { s.Sysctls = map[string]string{SysctlForward4: "0"} }},
 	} {
@@ -319,7 +325,7 @@ node2 3h 10.1.1.0/24 192.168.1.12
 	opts := Options{NodeName: "node1", Bridge: Bridge, OffLink: OffLinkGateway}
 	steps(t, opts, host, nodes[:3], nodes, nodes[:3])
 	state, _ := Desired(opts, host, nodes, withKernel(State{}))
-	if r := routeTo(state.Routes, nodes[1].PodCIDRs[0], MetricPeer); r != nil {
+	if r := RouteTo(state.Routes, nodes[1].PodCIDRs[0], PeerMetric(nodes[1].PodCIDRs[0])); r != nil {
 		t.Errorf("a pod's address is the gateway of %q", r)
 	}
 }

@@ -124,7 +124,7 @@ func newRouteIndex(foreign []Route) index[Route] {
 			routes = append(routes, r)
 		}
 	}
-	slices.SortStableFunc(routes, func(a, b Route) int { return cmp.Or(a.Compare(b), cmp.Compare(a.proof(), b.proof())) })
+	slices.SortStableFunc(routes, func(a, b Route) int { return cmp.Or(CompareRoutes(&a, &b), cmp.Compare(a.proof(), b.proof())) })
 	return newIndex(routes, func(r *Route) netip.Prefix { return r.Dst })
 }
 

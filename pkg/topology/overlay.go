@@ -247,7 +247,7 @@ func (b *builder) looseFilters(is4 bool) {
 	if *b.resolver.tunnels.of(true) != nil {
 		devs[Tunnel4] = true
 	}
-	for _, dev := range b.devs.v4 {
+	for dev := range b.tallies.v4.devs {
 		devs[dev] = true
 	}
 	if !is4 || len(devs) < 2 {

@@ -24,10 +24,10 @@ func (b *builder) ownSubnets() {
 		b.acceptOwn()
 	}
 	if len(b.subnets) == 0 { // these stay until a subnet of ours is known
-		b.desired.Routes = slices.DeleteFunc(slices.Clone(b.actual.Routes), func(r Route) bool { return r.Type != Unreachable || r.Metric != MetricOwn })
+		b.desired.Routes = slices.DeleteFunc(slices.Clone(b.actual.Routes), func(r *Route) bool { return r.Type != Unreachable || r.Metric != MetricOwn })
 	}
 	for _, p := range b.subnets {
-		b.desired.Routes = append(b.desired.Routes, Route{Type: Unreachable, Dst: p, Protocol: Protocol, Metric: MetricOwn})
+		b.desired.Routes = append(b.desired.Routes, b.shared(&Route{Type: Unreachable, Dst: p, Protocol: Protocol, Metric: MetricOwn}))
 		b.findUplink(p.Addr().Is4())
 	}
 }
@@ -42,7 +42,7 @@ func (b *builder) acceptOwn() {
 		if why == "" {
 			b.stated = append(b.stated, p)
 		}
-		if route := routeTo(b.actual.Routes, p, MetricOwn); why == "" && (route == nil || route.Type != Unreachable) {
+		if route := RouteTo(b.actual.Routes, p, MetricOwn); why == "" && (route == nil || route.Type != Unreachable) {
 			why = clash
 		}
 		if why != "" {

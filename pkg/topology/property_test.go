@@ -119,7 +119,7 @@ func TestNobodysRouteMoves(t *testing.T) {
 		before, _ := Desired(opts, host, nodes, withKernel(State{}))
 		after, problems := Desired(opts, host, append(slices.Clone(nodes), hostileNode(t)), withKernel(before))
 		for _, r := range before.Routes {
-			if !slices.Contains(after.Routes, r) {
+			if !slices.ContainsFunc(after.Routes, func(o *Route) bool { return SameRoute(o, r) }) {
 				t.Fatalf("lost %v; now %v; problems %v", r, after.Routes, problems)
 			}
 		}
@@ -146,11 +146,11 @@ func TestRoutesStayInBounds(t *testing.T) {
 			nodes = append(nodes, n)
 		}
 		state, _ := Desired(opts, host, nodes, withKernel(State{}))
-		if !slices.IsSortedFunc(state.Routes, Route.Compare) {
+		if !slices.IsSortedFunc(state.Routes, CompareRoutes) {
 			t.Fatal("not sorted")
 		}
 		for i, r := range state.Routes {
-			if i > 0 && state.Routes[i-1].Compare(r) == 0 {
+			if i > 0 && CompareRoutes(state.Routes[i-1], r) == 0 {
 				t.Fatalf("two routes of one key: %v", r)
 			}
 			checkBounds(t, opts, host, nodes[0], r)
@@ -158,7 +158,7 @@ func TestRoutesStayInBounds(t *testing.T) {
 	})
 }
 
-func checkBounds(t *rapid.T, opts Options, host Host, own *Node, r Route) {
+func checkBounds(t *rapid.T, opts Options, host Host, own *Node, r *Route) {
 	if len(opts.ClusterCIDRs) > 0 && !within(opts.ClusterCIDRs, r.Dst) {
 		t.Fatalf("outside --cluster-cidr: %v", r)
 	}
@@ -207,7 +207,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 		nodes := append(goodCluster(t, opts), hostileNode(t))
 		first, problems := Desired(opts, host, nodes, withKernel(State{}))
 		second, others := Desired(opts, host, rapid.Permutation(nodes).Draw(t, "order"), withKernel(State{}))
-		if !slices.Equal(first.Routes, second.Routes) || !first.CNI.Equal(second.CNI) {
+		if !slices.EqualFunc(first.Routes, second.Routes, SameRoute) || !first.CNI.Equal(second.CNI) {
 			t.Fatalf("%v\n%v", first.Routes, second.Routes)
 		}
 		if len(problems) != len(others) {
@@ -224,7 +224,7 @@ func TestSteady(t *testing.T) {
 		nodes := append(goodCluster(t, opts), hostileNode(t))
 		first, _ := Desired(opts, host, nodes, withKernel(State{}))
 		second, _ := Desired(opts, host, nodes, withKernel(first))
-		if !slices.Equal(first.Routes, second.Routes) {
+		if !slices.EqualFunc(first.Routes, second.Routes, SameRoute) {
 			t.Fatalf("%v\n%v", first.Routes, second.Routes)
 		}
 	})

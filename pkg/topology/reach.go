@@ -59,7 +59,7 @@ func (s State) Reach(subnet netip.Prefix) Reach {
 
 // Endpoint returns the InternalIP to which a route of ours leads. It is the zero Addr if the kernel
 // does not show it, because the route leads to a gateway.
-func (s *State) Endpoint(r Route) netip.Addr {
+func (s *State) Endpoint(r *Route) netip.Addr {
 	switch pathOf(r) {
 	case PathTunnel:
 		key := FDBEntry{Dev: r.Dev, MAC: TunnelMAC(r.Dst)}
@@ -74,12 +74,12 @@ func (s *State) Endpoint(r Route) netip.Addr {
 
 // mayLeadTo reports whether a route of ours leads to an InternalIP of a Node, or to a gateway, which
 // does not show the Node.
-func (b *builder) mayLeadTo(r Route, n *Node) bool {
+func (b *builder) mayLeadTo(r *Route, n *Node) bool {
 	return pathOf(r) == PathGateway || slices.Contains(n.Addrs, b.actual.Endpoint(r))
 }
 
 // pathOf returns the Path of a route of ours. No InternalIP is a link-local address.
-func pathOf(r Route) Path {
+func pathOf(r *Route) Path {
 	switch {
 	case isTunnel(r.Dev):
 		return PathTunnel
@@ -100,7 +100,7 @@ func (b *builder) reachAll(claims []claim) {
 	for i := range claims {
 		c := &claims[i]
 		c.reach = b.resolver.nextHop(c.node, c.subnet)
-		routes = from(routes, Route{Dst: c.subnet, Metric: MetricPeer})
+		routes = from(routes, &Route{Dst: c.subnet, Metric: MetricPeer})
 		if len(routes) > 0 && leadsTo(routes[0], c.subnet) {
 			b.keep(c, routes[0])
 		}
@@ -110,19 +110,19 @@ func (b *builder) reachAll(claims []claim) {
 
 // from returns the part of sorted routes that begins at a key. It takes few steps if that is near,
 // and never many.
-func from(sorted []Route, key Route) []Route {
+func from(sorted []*Route, key *Route) []*Route {
 	end := 1
-	for end < len(sorted) && sorted[end-1].Compare(key) < 0 {
+	for end < len(sorted) && CompareRoutes(sorted[end-1], key) < 0 {
 		end *= 2
 	}
-	i, _ := slices.BinarySearchFunc(sorted[:min(end, len(sorted))], key, Route.Compare)
+	i, _ := slices.BinarySearchFunc(sorted[:min(end, len(sorted))], key, CompareRoutes)
 	return sorted[i:]
 }
 
 // keep has a claim stay with its existing route, if the Node still has the next hop as an
 // InternalIP, and only this host's routes to it changed. The route is replaced for a better
 // InternalIP of the Node, or for a later one if the link of the former lost its carrier.
-func (b *builder) keep(c *claim, have Route) {
+func (b *builder) keep(c *claim, have *Route) {
 	if have.Via == c.via && have.Dev == c.dev {
 		return
 	}
@@ -152,12 +152,13 @@ func (b *builder) keep(c *claim, have Route) {
 		detail = b.resolver.shadowed(have.Via, have.Dev)
 	}
 	if detail != "" {
-		kept := have // a copy, so that only kept routes are allocated
+		kept := *have
+		kept.Metric = PeerMetric(c.subnet)
 		if pathOf(have) == PathTunnel {
 			kept.Via = TunnelGateway(c.subnet) // another program may have changed it
 		}
 		why := c.problem(problem.RouteKept, "%s; the route %q was there before and stays, because the Node still has that address", detail, have)
-		c.reach = reach{path: pathOf(have), addr: to, via: kept.Via, dev: kept.Dev, kept: &kept, why: &why}
+		c.reach = reach{path: pathOf(have), addr: to, via: kept.Via, dev: kept.Dev, kept: b.shared(&kept), why: &why}
 	}
 }
 
@@ -201,7 +202,7 @@ func (b *builder) avoidPods() {
 			c.reach = reach{addr: c.addr, why: &why}
 		}
 		if p.IsValid() && have != nil { // by another gateway, or on link
-			b.keep(c, *have)
+			b.keep(c, have)
 		}
 	}
 }
@@ -236,36 +237,37 @@ func claimAround(claims []*claim, addr netip.Addr) *claim {
 }
 
 // yield decides about a desired route whose key a foreign route has as well. If ours exists and
-// leads to its Node, it stays as it is. Otherwise it is not desired, because an addition would be
+// leads to its Node, it is returned and stays. Otherwise none is desired, because an addition would be
 // refused, and a replacement hits the first in the kernel's list, which may be foreign
 // (fib_table_insert of net/ipv4/fib_trie.c).
-func (b *builder) yield(want *Route) (stays bool) {
-	have, c := routeTo(b.actual.Routes, want.Dst, want.Metric), claimTo(b.claims, want.Dst)
+func (b *builder) yield(want *Route) *Route {
+	have, c := RouteTo(b.actual.Routes, want.Dst, want.Metric), claimTo(b.claims, want.Dst)
 	if have == nil || have.Type != want.Type {
-		return false
+		return nil
 	}
-	to := b.actual.Endpoint(*have)
-	if have.Via != want.Via && (c == nil || !b.mayLeadTo(*have, c.node)) {
-		return false
+	to := b.actual.Endpoint(have)
+	if have.Via != want.Via && (c == nil || !b.mayLeadTo(have, c.node)) {
+		return nil
 	}
-	if *want = *have; c != nil {
-		c.path, c.via, c.dev = pathOf(*have), have.Via, have.Dev
+	if c != nil {
+		c.path, c.via, c.dev = pathOf(have), have.Via, have.Dev
 		if to.IsValid() {
 			c.addr = to
 		}
 	}
-	return true
+	return have
 }
 
 // inPlace returns the existing route to a peer's subnet, or nil.
-func (b *builder) inPlace(subnet netip.Prefix) *Route {
-	if r := routeTo(b.actual.Routes, subnet, MetricPeer); r != nil && leadsTo(*r, subnet) {
-		return r
+func (in *input) inPlace(subnet netip.Prefix) *Route {
+	routes := from(in.actual.Routes, &Route{Dst: subnet, Metric: MetricPeer})
+	if len(routes) > 0 && leadsTo(routes[0], subnet) {
+		return routes[0]
 	}
 	return nil
 }
 
 // leadsTo reports whether a route of ours leads to a peer's subnet.
-func leadsTo(r Route, subnet netip.Prefix) bool {
-	return r.Dst == subnet && r.Metric == MetricPeer && r.Type == Unicast && r.Via.IsValid()
+func leadsTo(r *Route, subnet netip.Prefix) bool {
+	return r.Dst == subnet && r.ToPeer() && r.Type == Unicast && r.Via.IsValid()
 }

@@ -54,7 +54,7 @@ func changedRoute(t *rapid.T, prefix *rapid.Generator[netip.Prefix], addr *rapid
 	r := Route{
 		Dst: prefix.Draw(t, "destination").Masked(), Dev: rapid.SampledFrom([]string{"", "eth0", "eth1", "docker0", "flannel.1", Bridge}).Draw(t, "device"),
 		Type:     rapid.SampledFrom([]RouteType{Unicast, Unicast, Unicast, "blackhole", Unreachable, throw}).Draw(t, "type"),
-		Metric:   rapid.SampledFrom([]uint32{0, 100, MetricPeer, MetricOwn, 5000}).Draw(t, "metric"),
+		Metric:   rapid.SampledFrom([]uint32{0, 100, MetricPeer, PeerMetric(netip.MustParsePrefix("10.244.1.0/24")), MetricOwn, 5000}).Draw(t, "metric"),
 		Protocol: rapid.SampledFrom([]uint8{protocolKernel, 4, 16}).Draw(t, "protocol"),
 		Dead:     rapid.IntRange(0, 5).Draw(t, "dead") == 0, Encap: rapid.IntRange(0, 9).Draw(t, "encap") == 0,
 	}
@@ -96,7 +96,7 @@ func TestTheHostAloneRemovesNothing(t *testing.T) {
 
 func unremoved(t *rapid.T, host Host, before, after, fresh State, problems []problem.Problem) {
 	for _, r := range before.Routes {
-		i := slices.IndexFunc(after.Routes, func(a Route) bool { return a.Compare(r) == 0 && a.Type == r.Type })
+		i := slices.IndexFunc(after.Routes, func(a *Route) bool { return CompareRoutes(a, r) == 0 && a.Type == r.Type })
 		if i < 0 && after.Reach(r.Dst).Path == PathUnderlay {
 			continue
 		}
@@ -104,8 +104,8 @@ func unremoved(t *rapid.T, host Host, before, after, fresh State, problems []pro
 			t.Fatalf("lost %q of\n%+v\nproblems %v", r, host, problems)
 		}
 		now := after.Routes[i]
-		j := slices.IndexFunc(fresh.Routes, func(f Route) bool { return f.Compare(r) == 0 })
-		if moved := now.Via != r.Via || now.Dev != r.Dev; moved && j >= 0 && now != fresh.Routes[j] {
+		j := slices.IndexFunc(fresh.Routes, func(f *Route) bool { return CompareRoutes(f, r) == 0 })
+		if moved := now.Via != r.Via || now.Dev != r.Dev; moved && j >= 0 && !SameRoute(now, fresh.Routes[j]) {
 			t.Fatalf("%q became %q, and not %q; problems %v", r, now, fresh.Routes[j], problems)
 		}
 	}
@@ -119,7 +119,7 @@ func unremoved(t *rapid.T, host Host, before, after, fresh State, problems []pro
 		}
 	}
 	for _, a := range before.Masquerade.Nodes {
-		hop := func(r Route) bool { to := after.Reach(r.Dst); return to.InternalIP == a && to.Path == PathDirect }
+		hop := func(r *Route) bool { to := after.Reach(r.Dst); return to.InternalIP == a && to.Path == PathDirect }
 		if !slices.Contains(after.Masquerade.Nodes, a) && !needed(host, a) && slices.ContainsFunc(after.Routes, hop) {
 			t.Fatalf("lost set element %v of %v", a, after.Masquerade.Nodes)
 		}
@@ -158,7 +158,7 @@ func TestSourceStaysWhileOurNodeIsAway(t *testing.T) {
 		t.Fatalf("the source of %q is not our InternalIP", before.Routes[1])
 	}
 	after, _ := Desired(opts, host, nodes[1:], withKernel(before))
-	if !slices.Equal(before.Routes, after.Routes) {
+	if !slices.EqualFunc(before.Routes, after.Routes, SameRoute) {
 		t.Errorf("%v became %v", before.Routes, after.Routes)
 	}
 }
@@ -175,7 +175,7 @@ func TestRouteComesBackBesideAnAddressElsewhere(t *testing.T) {
 	up := down
 	up.Routes = host.Routes
 	leads := func(s State) bool {
-		return slices.ContainsFunc(s.Routes, func(r Route) bool { return r.Via == netip.MustParseAddr("192.168.1.12") && r.Dev == "eth0" })
+		return slices.ContainsFunc(s.Routes, func(r *Route) bool { return r.Via == netip.MustParseAddr("192.168.1.12") && r.Dev == "eth0" })
 	}
 	for name, first := range map[string]Host{"had a route": host, "is new": up} {
 		before, _ := Desired(opts, first, nodes, State{})

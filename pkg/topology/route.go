@@ -9,9 +9,9 @@ import (
 
 // route returns the route to a subnet that is reached. While our own Node is missing, its
 // InternalIP is unknown, so the preferred source stays.
-func (b *builder) route(c *claim) Route {
+func (b *builder) route(c *claim) *Route {
 	if c.kept != nil {
-		return *c.kept
+		return c.kept
 	}
 	is4 := c.subnet.Addr().Is4()
 	src := b.resolver.sources[outlet{c.dev, is4}]
@@ -19,11 +19,19 @@ func (b *builder) route(c *claim) Route {
 		src = b.tunnelSource(is4)
 	}
 	onLink := c.path != PathDirect && !c.via.IsLinkLocalUnicast() // IPv6 takes those on any link
-	r := Route{Dst: c.subnet, Via: c.via, Dev: c.dev, Src: src, OnLink: onLink, Protocol: Protocol, Metric: MetricPeer}
+	r := Route{Dst: c.subnet, Via: c.via, Dev: c.dev, Src: src, OnLink: onLink, Protocol: Protocol, Metric: PeerMetric(c.subnet)}
 	if b.own == nil && !b.opts.Router {
 		if have := b.inPlace(c.subnet); have != nil && have.Via == r.Via && have.Dev == r.Dev {
 			r.Src = have.Src
 		}
+	}
+	return b.shared(&r)
+}
+
+// shared returns the equal route that exists, or else r itself.
+func (b *builder) shared(r *Route) *Route {
+	if have := RouteTo(b.actual.Routes, r.Dst, r.Metric); have != nil && *have == *r {
+		return have
 	}
 	return r
 }
@@ -82,13 +90,13 @@ func (b *builder) essential() []netip.Addr {
 // conflicts reports foreign routes that the kernel prefers to ours, or that have our key. Ours stay
 // at their own metric, and carry the packets as soon as the foreign one is gone.
 func (b *builder) conflicts() {
-	slices.SortFunc(b.desired.Routes, Route.Compare)
+	slices.SortFunc(b.desired.Routes, CompareRoutes)
 	reported := map[netip.Prefix]bool{} // one route to a part of each subnet is, because there may be one for each pod
 	for _, foreign := range b.host.Beside() {
 		if foreign.Dev == b.opts.Bridge && (len(b.subnets) == 0 || slices.Contains(b.subnets, foreign.Dst) || slices.Contains(b.former, foreign.Dst)) {
 			continue // the bridge's own route to a subnet that pods use, or may use
 		}
-		i, same := slices.BinarySearchFunc(b.desired.Routes, foreign, func(r, foreign Route) int { return ComparePrefix(r.Dst, foreign.Dst) })
+		i, same := slices.BinarySearchFunc(b.desired.Routes, foreign.Dst, func(r *Route, dst netip.Prefix) int { return ComparePrefix(r.Dst, dst) })
 		if !same {
 			if i > 0 && !reported[b.desired.Routes[i-1].Dst] {
 				ours := b.desired.Routes[i-1]
@@ -100,7 +108,9 @@ func (b *builder) conflicts() {
 		switch {
 		case foreign.TOS == 0 && foreign.Metric == ours.Metric:
 			b.routeConflict(ours, "%q, which is not ours, has the metric of %q; remove it, or give it another", foreign, ours)
-			if !b.yield(&b.desired.Routes[i]) {
+			if stays := b.yield(ours); stays != nil {
+				b.desired.Routes[i] = stays
+			} else {
 				b.desired.Routes = slices.Delete(b.desired.Routes, i, i+1)
 			}
 		case !foreign.Dead && (foreign.TOS != 0 || foreign.Metric < ours.Metric):
@@ -113,7 +123,7 @@ func (b *builder) conflicts() {
 // Problem: the kernel prefers it to ours at any metric. In our own subnet only those matter that
 // lead nowhere or off this host, such as Calico's leftovers: other networks have a route to each of
 // their pods.
-func (b *builder) partConflict(ours, foreign Route) bool {
+func (b *builder) partConflict(ours *Route, foreign Route) bool {
 	switch {
 	case !ours.Dst.Contains(foreign.Dst.Addr()):
 		return false
@@ -131,7 +141,7 @@ func (b *builder) partConflict(ours, foreign Route) bool {
 	return true
 }
 
-func (b *builder) routeConflict(ours Route, format string, args ...any) {
+func (b *builder) routeConflict(ours *Route, format string, args ...any) {
 	owner := b.opts.NodeName
 	if c := claimTo(b.claims, ours.Dst); c != nil {
 		owner = c.node.Name

@@ -28,7 +28,7 @@ type TableRoute struct {
 
 // Compare orders routes by their key in the kernel.
 func (r TableRoute) Compare(s TableRoute) int {
-	return cmp.Or(cmp.Compare(r.Table, s.Table), r.Route.Compare(s.Route))
+	return cmp.Or(cmp.Compare(r.Table, s.Table), CompareRoutes(&r.Route, &s.Route))
 }
 
 // String returns the route in the syntax of ip-route(8).
@@ -117,13 +117,16 @@ func (b *builder) bridgeRoutes() {
 		}
 	}
 	for _, p := range subnets {
-		r := Route{Dst: p, Dev: b.podDevice(p), Protocol: Protocol, Metric: MetricBridge}
+		r := b.shared(&Route{Dst: p, Dev: b.podDevice(p), Protocol: Protocol, Metric: MetricBridge})
 		taken := slices.ContainsFunc(b.host.Beside(), func(f Route) bool { return f.Dst == p && f.Metric == r.Metric && f.TOS == 0 })
-		if r.Dev != "" && (!taken || b.yield(&r)) { // the conflict is reported for the unreachable route
+		if taken { // the conflict is reported for the unreachable route
+			r = b.yield(r)
+		}
+		if r != nil && r.Dev != "" {
 			b.desired.Routes = append(b.desired.Routes, r)
 		}
 	}
-	slices.SortFunc(b.desired.Routes, Route.Compare)
+	slices.SortFunc(b.desired.Routes, CompareRoutes)
 }
 
 // podDevice returns the device that leads to pods of a subnet of ours: the bridge, or the bridge of
@@ -141,15 +144,15 @@ func (b *builder) podDevice(subnet netip.Prefix) string {
 // next hop as an InternalIP, as it would without the change of tables.
 func (b *builder) elsewhere() {
 	for _, r := range b.actual.Elsewhere {
-		replaced := routeTo(b.desired.Routes, r.Dst, r.Metric) != nil
-		if replaced && !b.routeTableUsed(r.Dst) || !replaced && r.Table == MainTable && b.stillLeads(r.Route) {
+		replaced := InPlaceOf(b.desired.Routes, &r.Route) != nil
+		if replaced && !b.routeTableUsed(r.Dst) || !replaced && r.Table == MainTable && b.stillLeads(&r.Route) {
 			b.desired.Elsewhere = append(b.desired.Elsewhere, r)
 		}
 	}
 }
 
 // stillLeads reports whether a route leads to an InternalIP of the Node that has its subnet.
-func (b *builder) stillLeads(r Route) bool {
+func (b *builder) stillLeads(r *Route) bool {
 	c := claimTo(b.claims, r.Dst)
 	return c != nil && slices.Contains(c.node.Addrs, r.Via) && b.resolver.excluded(r.Via) == "" && b.opts.allows(pathOf(r))
 }

@@ -21,12 +21,14 @@ type State struct {
 	Devices []Device `json:"devices,omitempty"`
 	// Addresses are those of the bridge and of tunnels, sorted. Only the agent restores them: CNI's CHECK does not
 	// fail after `ip addr del`.
-	Addresses  []Address  `json:"addresses,omitempty"`
-	Tunnels    []Tunnel   `json:"tunnels,omitempty"`    // sorted, at most one a family
-	Neighbors  []Neighbor `json:"neighbors,omitempty"`  // permanent ones on tunnels, sorted
-	FDB        []FDBEntry `json:"fdb,omitempty"`        // of tunnels, sorted
-	Routes     []Route    `json:"routes,omitempty"`     // sorted by Compare and unique by their key
-	RouteTable int        `json:"routeTable,omitempty"` // the number of the table with these; 0: main
+	Addresses []Address  `json:"addresses,omitempty"`
+	Tunnels   []Tunnel   `json:"tunnels,omitempty"`   // sorted, at most one a family
+	Neighbors []Neighbor `json:"neighbors,omitempty"` // permanent ones on tunnels, sorted
+	FDB       []FDBEntry `json:"fdb,omitempty"`       // of tunnels, sorted
+	// Routes are sorted by CompareRoutes and unique by their key. States share them by their pointers, so
+	// that thousands of equal ones cost little: nobody may change one.
+	Routes     []*Route `json:"routes,omitempty"`
+	RouteTable int      `json:"routeTable,omitempty"` // the number of the table with these; 0: main
 	// Elsewhere are routes of ours in other tables, sorted: --table was changed.
 	Elsewhere  []TableRoute `json:"elsewhere,omitempty"`
 	Masquerade *Masquerade  `json:"masquerade,omitempty"` // nil: none
@@ -107,21 +109,62 @@ func (r Route) LeavesOwnSubnet(bridge string, uplinks map[string]bool) bool {
 	return r.Via.IsValid() || uplinks[r.Dev]
 }
 
-// Compare orders routes by their key in the kernel: destination, then metric.
-func (r Route) Compare(s Route) int {
+// CompareRoutes orders routes by their key in the kernel: destination, then metric.
+func CompareRoutes(r, s *Route) int {
 	if c := ComparePrefix(r.Dst, s.Dst); c != 0 {
 		return c
 	}
 	return cmp.Compare(r.Metric, s.Metric)
 }
 
-// routeTo returns the route to a prefix with a metric, or nil.
-func routeTo(sorted []Route, dst netip.Prefix, metric uint32) *Route {
-	i, ok := slices.BinarySearchFunc(sorted, Route{Dst: dst, Metric: metric}, Route.Compare)
+// SameRoute reports whether two routes are equal.
+func SameRoute(r, s *Route) bool { return r == s || *r == *s }
+
+// PeerMetric returns the metric of the route to a peer's subnet: 2048, and in IPv4 the exclusive or of
+// the subnet's bytes. For each new route the kernel looks for an equal next hop among those of the
+// same metric, device and source, one by one (fib_find_info of net/ipv4/fib_semantics.c), so with one
+// metric for all the cost of routes by many gateways is quadratic.
+func PeerMetric(subnet netip.Prefix) uint32 {
+	metric := uint32(MetricPeer)
+	if subnet.Addr().Is4() {
+		for _, b := range subnet.Addr().As4() {
+			metric ^= uint32(b)
+		}
+	}
+	return metric
+}
+
+// ToPeer reports whether a route of ours leads to a peer's subnet. Those of earlier versions all have
+// MetricPeer.
+func (r *Route) ToPeer() bool { return r.Metric == MetricPeer || r.Metric == PeerMetric(r.Dst) }
+
+// InPlaceOf returns the one of sorted, desired routes that replaces another one of ours, or nil.
+func InPlaceOf(sorted []*Route, r *Route) *Route {
+	if r.ToPeer() {
+		return RouteTo(sorted, r.Dst, PeerMetric(r.Dst))
+	}
+	return RouteTo(sorted, r.Dst, r.Metric)
+}
+
+// ShareRoutes replaces those of sorted routes that are equal to one of others by that.
+func ShareRoutes(routes, others []*Route) {
+	for i, r := range routes {
+		for len(others) > 0 && CompareRoutes(others[0], r) < 0 {
+			others = others[1:]
+		}
+		if len(others) > 0 && *others[0] == *r {
+			routes[i] = others[0]
+		}
+	}
+}
+
+// RouteTo returns the one of sorted routes to a prefix with a metric, or nil.
+func RouteTo(sorted []*Route, dst netip.Prefix, metric uint32) *Route {
+	i, ok := slices.BinarySearchFunc(sorted, &Route{Dst: dst, Metric: metric}, CompareRoutes)
 	if !ok {
 		return nil
 	}
-	return &sorted[i]
+	return sorted[i]
 }
 
 // String returns the route in the syntax of ip-route(8).

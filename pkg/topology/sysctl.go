@@ -79,12 +79,7 @@ const (
 // neighborLimits raises the limits of the neighbor table if neighbors and pods may fill it. In powers
 // of two they seldom change, and they are never lowered.
 func (b *builder) neighborLimits(family int) {
-	n := *b.others.of(family == 4) + podsPerNode
-	for _, c := range b.claims {
-		if c.subnet.Addr().Is4() == (family == 4) && c.isNeighbor() {
-			n++
-		}
-	}
+	n := b.tallies.of(family == 4).neighbors + podsPerNode
 	if n <= defaultNeighbors {
 		return
 	}
@@ -122,7 +117,10 @@ func (b *builder) require(path, remediation string) {
 func (b *builder) forwardOn(family int) {
 	devs := b.ownLinks()
 	devs[b.opts.Bridge] = true
-	for _, dev := range slices.Concat(b.devs.v4, b.devs.v6) {
+	for dev := range b.tallies.v4.devs {
+		devs[dev] = true
+	}
+	for dev := range b.tallies.v6.devs {
 		devs[dev] = true
 	}
 	for dev, wanted := range devs {

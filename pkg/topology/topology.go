@@ -12,9 +12,9 @@ import "net/netip"
 // things as they are.
 const (
 	Protocol = 112 // rtm_protocol of our routes (rtnetlink(7)), a number that is free in iproute2's rt_protos
-	// MetricPeer is the metric of routes to peers' pod subnets. The kernel's key of a route is
-	// (table, prefix, tos, metric), without the protocol, so with a metric of our own we never
-	// replace a foreign route.
+	// MetricPeer is the lowest metric of routes to peers' pod subnets, see PeerMetric. The kernel's
+	// key of a route is (table, prefix, tos, metric), without the protocol, so with a metric of our
+	// own we never replace a foreign route.
 	MetricPeer = 2048
 	// MetricOwn is the metric of the unreachable route to our own pod subnet. It is above that of
 	// the bridge's connected route (0, IPv6 256), which takes precedence while it exists.

@@ -52,7 +52,7 @@ func TestNodesWithOneMAC(t *testing.T) {
 	desired, problems := Desired(opts, host, nodes, State{})
 	check := func(reached, lost netip.Prefix) {
 		t.Helper()
-		if desired.Reach(reached).Path != PathTunnel || desired.Reach(lost) != (Reach{}) || routeTo(desired.Routes, lost, MetricPeer) != nil {
+		if desired.Reach(reached).Path != PathTunnel || desired.Reach(lost) != (Reach{}) || RouteTo(desired.Routes, lost, PeerMetric(lost)) != nil {
 			t.Errorf("%s is reached by %+v, %s by %+v", reached, desired.Reach(reached), lost, desired.Reach(lost))
 		}
 		reported := map[string]bool{}
@@ -70,7 +70,7 @@ func TestNodesWithOneMAC(t *testing.T) {
 	nodes[2].Created = nodes[1].Created.Add(time.Hour)
 	incumbent := State{
 		FDB:    []FDBEntry{{Tunnel6, TunnelMAC(second), nodes[2].Addrs[1]}},
-		Routes: []Route{{Dst: second, Via: TunnelGateway(second), Dev: Tunnel6, Protocol: Protocol, Metric: MetricPeer}},
+		Routes: []*Route{{Dst: second, Via: TunnelGateway(second), Dev: Tunnel6, Protocol: Protocol, Metric: PeerMetric(second)}},
 	}
 	desired, problems = Desired(opts, host, nodes, incumbent)
 	check(second, first)
@@ -122,7 +122,7 @@ func TestTunnelsStayWithoutTheirAddress(t *testing.T) {
 	host.Links[1].Addrs, host.Routes = nil, nil
 	after, _ := Desired(opts, host, nodes, before)
 	if len(before.Tunnels) != 2 || !slices.Equal(after.Tunnels, before.Tunnels) || !slices.Equal(after.Addresses, before.Addresses) ||
-		!slices.Equal(after.Routes, before.Routes) || !slices.Equal(after.FDB, before.FDB) || !slices.Equal(after.Neighbors, before.Neighbors) {
+		!slices.EqualFunc(after.Routes, before.Routes, SameRoute) || !slices.Equal(after.FDB, before.FDB) || !slices.Equal(after.Neighbors, before.Neighbors) {
 		t.Errorf("before:\n%+v\nafter:\n%+v", before, after)
 	}
 }
@@ -281,7 +281,7 @@ func TestTunnelThatIsThereStays(t *testing.T) {
 		"no link of this host has": withoutAddrs,
 	} {
 		after, problems := Desired(opts, now, nodes, down)
-		if !slices.Equal(after.FDB, before.FDB) || !slices.Equal(after.Neighbors, before.Neighbors) || !slices.Equal(after.Routes, before.Routes) || len(after.Tunnels) != 2 || after.Tunnels[1] != before.Tunnels[1] || !after.CNI.Equal(before.CNI) {
+		if !slices.Equal(after.FDB, before.FDB) || !slices.Equal(after.Neighbors, before.Neighbors) || !slices.EqualFunc(after.Routes, before.Routes, SameRoute) || len(after.Tunnels) != 2 || after.Tunnels[1] != before.Tunnels[1] || !after.CNI.Equal(before.CNI) {
 			t.Errorf("%s: got\n%+v\nwant\n%+v", name, after, before)
 		}
 		if !slices.ContainsFunc(problems, func(p problem.Problem) bool { return p.BlocksReady && strings.Contains(p.Message, name) }) {

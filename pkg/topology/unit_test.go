@@ -143,8 +143,8 @@ func TestLinkWithAnAddress(t *testing.T) {
 // A route of ours leads to a peer's subnet only with that subnet, our metric, no type and a gateway.
 func TestLeadsTo(t *testing.T) {
 	subnet := netip.MustParsePrefix("10.244.2.0/24")
-	good := Route{Dst: subnet, Metric: MetricPeer, Via: netip.MustParseAddr("192.168.1.12")}
-	if !leadsTo(good, subnet) {
+	good := Route{Dst: subnet, Metric: PeerMetric(subnet), Via: netip.MustParseAddr("192.168.1.12")}
+	if !leadsTo(&good, subnet) {
 		t.Error("a good one does not")
 	}
 	for i, change := range []func(*Route){
@@ -153,7 +153,7 @@ func TestLeadsTo(t *testing.T) {
 	} {
 		bad := good
 		change(&bad)
-		if leadsTo(bad, subnet) {
+		if leadsTo(&bad, subnet) {
 			t.Errorf("%d: %+v does", i, bad)
 		}
 	}
@@ -193,7 +193,7 @@ func TestAddressElsewhereKeepsTheRoute(t *testing.T) {
 		host := testHost(t)
 		host.Links = append(host.Links, Link{Name: ipvsDevice, MTU: 1500, Addrs: []netip.Prefix{netip.MustParsePrefix(prefix)}})
 		state, problems := Desired(opts, host, nodes, withKernel(State{}).After(first))
-		if got := slices.ContainsFunc(state.Routes, func(r Route) bool { return r.Dst == subnet }); got != kept {
+		if got := slices.ContainsFunc(state.Routes, func(r *Route) bool { return r.Dst == subnet }); got != kept {
 			t.Errorf("with %s the route is there: %v, want %v", prefix, got, kept)
 		}
 		reported := slices.ContainsFunc(problems, func(p problem.Problem) bool {

@@ -13,6 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // measurePlan measures plainroute plan for our own Node, from a file of all Nodes.
@@ -62,13 +64,14 @@ func (l *lab) planOnce(ctx context.Context, path string) (time.Duration, float64
 }
 
 // measureBatch has ip -batch add the same routes on a new machine, as a yardstick: with the next hop in each route, as the
-// agent has it, and with a nexthop object for each (ip-nexthop(8)), which the kernel finds without a search.
+// agent has it, or as others do, and with a nexthop object for each (ip-nexthop(8)), which the kernel finds without a search.
 func measureBatch(ctx context.Context, l *lab, r *report) error {
 	if err := l.agent.stop(ctx); err != nil {
 		return err
 	}
 	for _, how := range []struct{ name, objects, route string }{
-		{"with their next hops", "", "route add %[1]s via %[2]s dev eth0 proto 112 metric 2048\n"},
+		{"with the agent's metrics", "", "route add %[1]s via %[2]s dev eth0 proto 112 metric %[4]d\n"},
+		{"with one metric", "", "route add %[1]s via %[2]s dev eth0 proto 112 metric 2048\n"},
 		{"with nexthop objects", "nexthop add id %[3]d via %[2]s dev eth0 proto 112\n", "route add %[1]s nhid %[3]d proto 112 metric 2048\n"},
 	} {
 		if err := l.freshMachine(); err != nil {
@@ -88,7 +91,8 @@ func (l *lab) batchOnce(ctx context.Context, formats ...string) (time.Duration, 
 	var lines bytes.Buffer
 	for _, format := range formats {
 		for index := 1; index < l.opts.nodes && format != ""; index++ {
-			fmt.Fprintf(&lines, format, l.subnets(index)[0], address4(index), index)
+			subnet := l.subnets(index)[0]
+			fmt.Fprintf(&lines, format, subnet, address4(index), index, topology.PeerMetric(subnet))
 		}
 	}
 	var out bytes.Buffer

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,9 @@ const (
 	runFolder  = "/run/plainroute"
 )
 
+// ourMetric matches the metrics of routes to peers, 2048 to 2303, and of the one to the node's own pods.
+var ourMetric = regexp.MustCompile(` metric (20(4[89]|[5-9]\d)|2[12]\d\d|230[0-3]|4096)\b`)
+
 // ourRoutes are the routes on a node that bear our mark: protocol 112, and a metric of ours.
 func ourRoutes(ctx context.Context, name string) (string, error) {
 	all, err := onNode(ctx, name, "ip -4 route show table all proto 112; ip -6 route show table all proto 112")
@@ -26,7 +30,7 @@ func ourRoutes(ctx context.Context, name string) (string, error) {
 	}
 	var ours []string
 	for line := range strings.Lines(all) {
-		if line = strings.TrimSpace(line); strings.Contains(line+" ", " metric 2048 ") || strings.Contains(line+" ", " metric 4096 ") {
+		if line = strings.TrimSpace(line); ourMetric.MatchString(line) {
 			ours = append(ours, line)
 		}
 	}
@@ -71,7 +75,7 @@ func clean(ctx context.Context, name string) error {
 func foreign() []trace {
 	return []trace{
 		{"ip link add foreign0 type bridge && ip link set foreign0 up", "ip -o link show foreign0"},
-		{"ip route add 10.99.0.0/24 dev foreign0 proto 99 metric 2048", "ip route show 10.99.0.0/24 proto 99 metric 2048"},
+		{"ip route add 10.99.0.0/24 dev foreign0 proto 99 metric 2153", "ip route show 10.99.0.0/24 proto 99 metric 2153"},
 		{"ip route add 10.99.1.0/24 dev foreign0 proto 112 metric 77", "ip route show 10.99.1.0/24 proto 112 metric 77"},
 		{"ip route add unreachable 10.99.2.0/24 proto 99 metric 4096", "ip route show 10.99.2.0/24 proto 99 metric 4096"},
 		{"ip -6 route add fd99::/64 dev foreign0 proto 99 metric 2048", "ip -6 route show fd99::/64 proto 99 metric 2048"},

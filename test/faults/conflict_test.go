@@ -29,14 +29,16 @@ func conflictFaults() []fault {
 		{
 			name:   "a foreign route at our own metric, before ours",
 			answer: "it is reported and left alone, and so is ours",
-			inject: func(l *lab) { l.foreignRoute(prependForeign, l.peer.V4, topology.MetricPeer) },
+			inject: func(l *lab) { l.foreignRoute(prependForeign, l.peer.V4, int(topology.PeerMetric(l.peer.Subnets[0]))) },
 			times:  2, within: healLimit, repaired: noConflict,
 		},
 		{
 			name:   "a foreign route at our own metric, after ours",
 			answer: "it is reported and left alone, and so is ours",
-			inject: func(l *lab) { l.foreignRoute(appendForeign, netlab.Router4, topology.MetricPeer) },
-			times:  2, within: healLimit, repaired: noConflict,
+			inject: func(l *lab) {
+				l.foreignRoute(appendForeign, netlab.Router4, int(topology.PeerMetric(l.peer.Subnets[0])))
+			},
+			times: 2, within: healLimit, repaired: noConflict,
 		},
 		{
 			name:    "50,000 routes of a routing daemon, one of which comes and goes all the time, and one of ours deleted",
@@ -135,7 +137,7 @@ func deleteAmongFlaps(l *lab) {
 // ownRoute is ours to a peer's IPv4 subnet.
 func (l *lab) ownRoute(to netip.Prefix) *netlink.Route {
 	return &netlink.Route{
-		Dst: ipNet(to), Gw: l.peer.V4.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index, Priority: topology.MetricPeer, Protocol: netlab.Protocol,
+		Dst: ipNet(to), Gw: l.peer.V4.AsSlice(), LinkIndex: l.link(uplink).Attrs().Index, Priority: int(topology.PeerMetric(to)), Protocol: netlab.Protocol,
 	}
 }
 

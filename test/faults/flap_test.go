@@ -91,7 +91,7 @@ func routeDeleted(l *lab) {
 // routeOverwritten is `ip route replace` with our own key, which deletes ours without a notice of it.
 func routeOverwritten(l *lab) {
 	route := &netlink.Route{
-		Dst: ipNet(l.joined[0].subnets[0]), Gw: l.peer.V4.AsSlice(), Priority: topology.MetricPeer,
+		Dst: ipNet(l.joined[0].subnets[0]), Gw: l.peer.V4.AsSlice(), Priority: int(topology.PeerMetric(l.joined[0].subnets[0])),
 		Protocol: unix.RTPROT_BIRD,
 	}
 	l.flap(func() { l.must(l.node.Handle().RouteReplace(route)) })

@@ -35,7 +35,7 @@ func result(nodes int) *status.Result {
 	for i := 1; i <= nodes; i++ {
 		r.Nodes = append(r.Nodes, &topology.Node{Name: fmt.Sprintf("node-%d", i), PodCIDRs: []netip.Prefix{subnet(i)}, Addrs: []netip.Addr{address(i)}})
 		if i > 1 {
-			r.Desired.Routes = append(r.Desired.Routes, topology.Route{Dst: subnet(i), Via: address(i), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.MetricPeer})
+			r.Desired.Routes = append(r.Desired.Routes, topology.Route{Dst: subnet(i), Via: address(i), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(subnet(i))})
 		}
 	}
 	for i := range 32 {
@@ -72,7 +72,7 @@ func broken(nodes int) (*status.Result, status.Observe) {
 	r := result(nodes)
 	r.Ready = false
 	r.Problems = append(r.Problems, problem.Problem{Reason: problem.SettingFailed, Message: "net/ipv4/ip_forward is 0 and can't be set: read-only file system", BlocksReady: true})
-	blame(r, 3, problem.RouteConflict, `the kernel prefers "10.128.3.0/24 dev lo proto 3 metric 5", which is not ours, to "10.128.3.0/24 via 192.168.0.3 dev eth0 proto 112 metric 2048"; remove it if nothing needs it`)
+	blame(r, 3, problem.RouteConflict, `the kernel prefers "10.128.3.0/24 dev lo proto 3 metric 5", which is not ours, to "10.128.3.0/24 via 192.168.0.3 dev eth0 proto 112 metric 2185"; remove it if nothing needs it`)
 	blame(r, 4, problem.RouteFailed, "adding the route 10.128.4.0/24 via 192.168.0.4 dev eth0: invalid argument")
 	for i := 5; i < min(nodes, 17); i++ {
 		blame(r, i, problem.PodCIDRRefused, "podCIDR "+subnet(i).String()+" is outside of --cluster-cidr")

@@ -13,6 +13,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
+	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/netlab"
 	"github.com/plainroute/plainroute/test/testutil"
 )
@@ -79,11 +80,17 @@ func deleteAll(_ context.Context, v *victim, _ *rand.Rand) error {
 	return err
 }
 
+// ourMetric stands for the metric of our own route to a subnet.
+const ourMetric = -1
+
 // foreignRoute is a foreign route to a peer's subnet, by the router.
 func (v *victim) foreignRoute(random *rand.Rand, metric int) *netlink.Route {
 	subnet, gateway := v.peers[random.IntN(len(v.peers))].Subnets[random.IntN(2)], netlab.Router4
 	if subnet.Addr().Is6() {
 		gateway = netlab.Router6
+	}
+	if metric == ourMetric {
+		metric = int(topology.PeerMetric(subnet))
 	}
 	return &netlink.Route{
 		Dst: &net.IPNet{IP: subnet.Addr().AsSlice(), Mask: net.CIDRMask(subnet.Bits(), subnet.Addr().BitLen())},
@@ -92,7 +99,7 @@ func (v *victim) foreignRoute(random *rand.Rand, metric int) *netlink.Route {
 }
 
 func overwrite(_ context.Context, v *victim, random *rand.Rand) error {
-	r := v.foreignRoute(random, 2048)
+	r := v.foreignRoute(random, ourMetric)
 	return errors.Join(gone(v.link.RouteReplace(r)), gone(v.link.RouteDel(r)))
 }
 
@@ -105,7 +112,7 @@ func foreignInFront(ctx context.Context, v *victim, random *rand.Rand) error {
 }
 
 func appendHop(ctx context.Context, v *victim, random *rand.Rand) error {
-	r := v.foreignRoute(random, 2048)
+	r := v.foreignRoute(random, ourMetric)
 	if err := gone(v.link.RouteAppend(r)); err != nil {
 		return err
 	}
