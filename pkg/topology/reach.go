@@ -100,7 +100,7 @@ func (b *builder) reachAll(claims []claim) {
 	for i := range claims {
 		c := &claims[i]
 		c.reach = b.resolver.nextHop(c.node, c.subnet)
-		routes = from(routes, &Route{Dst: c.subnet, Metric: MetricPeer})
+		routes = from(routes, routeKey{c.subnet, MetricPeer})
 		if len(routes) > 0 && leadsTo(routes[0], c.subnet) {
 			b.keep(c, routes[0])
 		}
@@ -110,12 +110,12 @@ func (b *builder) reachAll(claims []claim) {
 
 // from returns the part of sorted routes that begins at a key. It takes few steps if that is near,
 // and never many.
-func from(sorted []*Route, key *Route) []*Route {
+func from(sorted []*Route, key routeKey) []*Route {
 	end := 1
-	for end < len(sorted) && CompareRoutes(sorted[end-1], key) < 0 {
+	for end < len(sorted) && sorted[end-1].compareKey(key) < 0 {
 		end *= 2
 	}
-	i, _ := slices.BinarySearchFunc(sorted[:min(end, len(sorted))], key, CompareRoutes)
+	i, _ := slices.BinarySearchFunc(sorted[:min(end, len(sorted))], key, (*Route).compareKey)
 	return sorted[i:]
 }
 
@@ -260,7 +260,7 @@ func (b *builder) yield(want *Route) *Route {
 
 // inPlace returns the existing route to a peer's subnet, or nil.
 func (in *input) inPlace(subnet netip.Prefix) *Route {
-	routes := from(in.actual.Routes, &Route{Dst: subnet, Metric: MetricPeer})
+	routes := from(in.actual.Routes, routeKey{subnet, MetricPeer})
 	if len(routes) > 0 && leadsTo(routes[0], subnet) {
 		return routes[0]
 	}

@@ -110,11 +110,19 @@ func (r Route) LeavesOwnSubnet(bridge string, uplinks map[string]bool) bool {
 }
 
 // CompareRoutes orders routes by their key in the kernel: destination, then metric.
-func CompareRoutes(r, s *Route) int {
-	if c := ComparePrefix(r.Dst, s.Dst); c != 0 {
+func CompareRoutes(r, s *Route) int { return r.compareKey(routeKey{s.Dst, s.Metric}) }
+
+// A routeKey is the key of a route in its table.
+type routeKey struct {
+	dst    netip.Prefix
+	metric uint32
+}
+
+func (r *Route) compareKey(k routeKey) int {
+	if c := ComparePrefix(r.Dst, k.dst); c != 0 {
 		return c
 	}
-	return cmp.Compare(r.Metric, s.Metric)
+	return cmp.Compare(r.Metric, k.metric)
 }
 
 // SameRoute reports whether two routes are equal.
@@ -160,7 +168,7 @@ func ShareRoutes(routes, others []*Route) {
 
 // RouteTo returns the one of sorted routes to a prefix with a metric, or nil.
 func RouteTo(sorted []*Route, dst netip.Prefix, metric uint32) *Route {
-	i, ok := slices.BinarySearchFunc(sorted, &Route{Dst: dst, Metric: metric}, CompareRoutes)
+	i, ok := slices.BinarySearchFunc(sorted, routeKey{dst, metric}, (*Route).compareKey)
 	if !ok {
 		return nil
 	}
