@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"net/netip"
 	"testing"
 
 	"github.com/plainroute/plainroute/pkg/plan"
@@ -10,6 +11,16 @@ import (
 
 // The benchmarks of this file have 5,000 Nodes. Their counts are compared by `make bench-check`.
 const costNodes = 5000
+
+// costlyNodes returns them, each with an InternalIP of its own.
+func (m *machine) costlyNodes() []*topology.Node {
+	m.addr("eth0", "172.20.0.1/16")
+	all := nodes(costNodes)
+	for i, n := range all[1:] {
+		n.Addrs[0] = netip.AddrFrom4([4]byte{172, 20, byte((i + 2) >> 8), byte(i + 2)})
+	}
+	return all
+}
 
 // countMessages reports how many netlink messages one iteration sends, apart from those of libraries.
 func (m *machine) countMessages(b *testing.B) {
@@ -32,7 +43,7 @@ func BenchmarkObserve(b *testing.B) {
 	for name, forget := range map[string]bool{"all": true, "kept": false} {
 		b.Run(name, func(b *testing.B) {
 			m := newMachine(b)
-			all := nodes(costNodes)
+			all := m.costlyNodes()
 			m.settle(all)
 			concerns := topology.Concerns(options(m), all)
 			b.ReportAllocs()
@@ -54,7 +65,7 @@ func BenchmarkApply(b *testing.B) {
 	for name, count := range map[string]int{"one": 1, "all": costNodes} {
 		b.Run(name, func(b *testing.B) {
 			m := newMachine(b)
-			all := nodes(costNodes)
+			all := m.costlyNodes()
 			m.settle(all)
 			_, actual := m.readAll(all)
 			some := topology.State{Routes: actual.Routes[:min(count*m.families(), len(actual.Routes))]}
@@ -78,7 +89,7 @@ func BenchmarkApply(b *testing.B) {
 // BenchmarkPass is two passes, in which one Node of many leaves and comes back.
 func BenchmarkPass(b *testing.B) {
 	m := newMachine(b)
-	all := m.stated(nodes(costNodes))
+	all := m.stated(m.costlyNodes())
 	m.settle(all)
 	_, actual := m.readAll(all)
 	var x topology.Incremental
