@@ -356,9 +356,10 @@ func (h *memoryHost) reached() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	lines := make([]string, 0, len(h.state.Routes))
-	for _, r := range h.state.Routes {
+	for _, route := range h.state.Routes {
+		r := *route
 		if r.Dev == topology.Tunnel4 || r.Dev == topology.Tunnel6 {
-			r.Via, r.Dev, r.Src, r.OnLink = h.state.Endpoint(r), "eth0", netip.Addr{}, false
+			r.Via, r.Dev, r.Src, r.OnLink = h.state.Endpoint(route), "eth0", netip.Addr{}, false
 		}
 		lines = append(lines, r.String())
 	}

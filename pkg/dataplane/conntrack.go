@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/plainroute/plainroute/pkg/plan"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
@@ -22,7 +23,7 @@ func (k *Kernel) releaseNew() error {
 	if m == nil || len(m.Sources) == 0 {
 		return nil
 	}
-	destinations := edited(m.Cluster, k.covered, nil, topology.ComparePrefix)
+	destinations, _ := plan.DiffSorted(m.Cluster, k.covered, topology.ComparePrefix)
 	if len(destinations) == 0 {
 		return nil
 	}

@@ -291,31 +291,13 @@ func (k *Kernel) changeSets(c plan.SetChange) error {
 // changed returns the table after a change of its sets.
 func changed(m *topology.Masquerade, c plan.SetChange) *topology.Masquerade {
 	after := *m
-	after.Cluster = topology.Outermost(edited(m.Cluster, c.DeleteCluster, c.AddCluster, topology.ComparePrefix))
-	after.Nodes = edited(m.Nodes, c.DeleteNodes, c.AddNodes, netip.Addr.Compare)
-	after.Endpoints = edited(m.Endpoints, c.DeleteEndpoints, c.AddEndpoints, netip.Addr.Compare)
+	if len(c.DeleteCluster)+len(c.AddCluster) > 0 {
+		cluster, _ := topology.Splice(m.Cluster, c.DeleteCluster, c.AddCluster, topology.ComparePrefix)
+		after.Cluster = topology.Outermost(cluster)
+	}
+	after.Nodes, _ = topology.Splice(m.Nodes, c.DeleteNodes, c.AddNodes, netip.Addr.Compare)
+	after.Endpoints, _ = topology.Splice(m.Endpoints, c.DeleteEndpoints, c.AddEndpoints, netip.Addr.Compare)
 	return &after
-}
-
-// edited returns a sorted list without some elements and with others. If nothing changes, it returns
-// the list itself, which may be long.
-func edited[T comparable](all, gone, more []T, compare func(T, T) int) []T {
-	if len(gone)+len(more) == 0 {
-		return all
-	}
-	set := make(map[T]bool, len(gone))
-	for _, x := range gone {
-		set[x] = true
-	}
-	after := make([]T, 0, len(all)+len(more))
-	for _, x := range all {
-		if !set[x] {
-			after = append(after, x)
-		}
-	}
-	after = append(after, more...)
-	slices.SortFunc(after, compare)
-	return after
 }
 
 func (k *Kernel) deleteTable() error {

@@ -79,7 +79,7 @@ func diffRoutes(desired, actual topology.State) Changes {
 }
 
 func diffStrayRoutes(desired, actual topology.State) Changes {
-	_, stray := diffSorted(desired.Elsewhere, actual.Elsewhere, topology.TableRoute.Compare)
+	_, stray := DiffSorted(desired.Elsewhere, actual.Elsewhere, topology.TableRoute.Compare)
 	c := make(Changes, len(stray))
 	for i, r := range stray {
 		c[i] = Change{Delete, StrayRoute{r}}

@@ -138,14 +138,14 @@ func widened(desired, actual *topology.Masquerade) *topology.Masquerade {
 // leaving returns the elements that only the actual set has, of the families of which the desired
 // table has the set.
 func leaving[T comparable](has func(is4 bool) bool, desired, actual []T, compare func(T, T) int, addr func(T) netip.Addr) []T {
-	_, more := diffSorted(desired, actual, compare)
+	_, more := DiffSorted(desired, actual, compare)
 	return slices.DeleteFunc(more, func(x T) bool { return !has(addr(x).Is4()) })
 }
 
 func diffSets(desired, actual *topology.Masquerade) SetChange {
 	var s SetChange
-	s.AddCluster, s.DeleteCluster = diffSorted(desired.Cluster, actual.Cluster, topology.ComparePrefix)
-	s.AddNodes, s.DeleteNodes = diffSorted(desired.Nodes, actual.Nodes, netip.Addr.Compare)
-	s.AddEndpoints, s.DeleteEndpoints = diffSorted(desired.Endpoints, actual.Endpoints, netip.Addr.Compare)
+	s.AddCluster, s.DeleteCluster = DiffSorted(desired.Cluster, actual.Cluster, topology.ComparePrefix)
+	s.AddNodes, s.DeleteNodes = DiffSorted(desired.Nodes, actual.Nodes, netip.Addr.Compare)
+	s.AddEndpoints, s.DeleteEndpoints = DiffSorted(desired.Endpoints, actual.Endpoints, netip.Addr.Compare)
 	return s
 }

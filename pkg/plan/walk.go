@@ -49,7 +49,9 @@ func union[T any](a, b []T, compare func(T, T) int) []T {
 	return all
 }
 
-func diffSorted[T comparable](desired, actual []T, compare func(T, T) int) (add, remove []T) {
+// DiffSorted returns the elements that only the desired list has, and those that only the actual one
+// has.
+func DiffSorted[T comparable](desired, actual []T, compare func(T, T) int) (add, remove []T) {
 	desired, actual = differing(desired, actual, equal)
 	walk(desired, actual, compare,
 		func(x T) { add = append(add, x) }, func(x T) { remove = append(remove, x) }, func(T, T) {})

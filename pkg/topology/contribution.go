@@ -50,10 +50,10 @@ func (f *footprint) replaced(last, s State, own []netip.Prefix) (State, bool) {
 	}
 	slices.SortFunc(gone.Routes, CompareRoutes)
 	var ok [4]bool
-	s.Routes, ok[0] = splice(last.Routes, gone.Routes, s.Routes, CompareRoutes)
-	s.granted, ok[1] = splice(last.granted, gone.granted, s.granted, compareClaims)
-	s.Neighbors, ok[2] = splice(last.Neighbors, gone.Neighbors, s.Neighbors, Neighbor.Compare)
-	s.FDB, ok[3] = splice(last.FDB, gone.FDB, s.FDB, FDBEntry.Compare)
+	s.Routes, ok[0] = Splice(last.Routes, gone.Routes, s.Routes, CompareRoutes)
+	s.granted, ok[1] = Splice(last.granted, gone.granted, s.granted, compareClaims)
+	s.Neighbors, ok[2] = Splice(last.Neighbors, gone.Neighbors, s.Neighbors, Neighbor.Compare)
+	s.FDB, ok[3] = Splice(last.FDB, gone.FDB, s.FDB, FDBEntry.Compare)
 	if slices.Contains(ok[:], false) || (s.Masquerade == nil) != (last.Masquerade == nil) {
 		return s, false
 	}
@@ -61,8 +61,8 @@ func (f *footprint) replaced(last, s State, own []netip.Prefix) (State, bool) {
 		return s, true
 	}
 	m := *s.Masquerade
-	m.Nodes, _ = splice(last.Masquerade.Nodes, f.addrs, m.Nodes, netip.Addr.Compare)
-	m.Endpoints, _ = splice(last.Masquerade.Endpoints, f.addrs, m.Endpoints, netip.Addr.Compare)
+	m.Nodes, _ = Splice(last.Masquerade.Nodes, f.addrs, m.Nodes, netip.Addr.Compare)
+	m.Endpoints, _ = Splice(last.Masquerade.Endpoints, f.addrs, m.Endpoints, netip.Addr.Compare)
 	m.Cluster = f.ranges(last.Masquerade.Cluster, m.Cluster)
 	s.Masquerade = &m
 	return s, m.SameRules(last.Masquerade)
@@ -78,7 +78,7 @@ func (f *footprint) ranges(last, some []netip.Prefix) []netip.Prefix {
 	covered := func(p netip.Prefix) bool {
 		return slices.ContainsFunc(overlapping(last, p), func(q netip.Prefix) bool { return !slices.Contains(gone, q) })
 	}
-	all, _ := splice(last, gone, slices.DeleteFunc(slices.Clone(some), covered), ComparePrefix)
+	all, _ := Splice(last, gone, slices.DeleteFunc(slices.Clone(some), covered), ComparePrefix)
 	return all
 }
 
@@ -95,10 +95,10 @@ func overlapping(ranges []netip.Prefix, p netip.Prefix) []netip.Prefix {
 	return ranges[begin:end]
 }
 
-// splice returns a sorted list without the elements of some keys, and with others instead. All are
+// Splice returns a sorted list without the elements of some keys, and with others instead. All are
 // sorted. It is not ok if the list already has one of the others. If nothing changes, it returns the
 // list itself, which may be long.
-func splice[T comparable](sorted, gone, put []T, compare func(T, T) int) (all []T, ok bool) {
+func Splice[T comparable](sorted, gone, put []T, compare func(T, T) int) (all []T, ok bool) {
 	switch {
 	case len(sorted)+len(put) == 0:
 		return nil, true

@@ -265,7 +265,7 @@ func TestSplice(t *testing.T) {
 		kept := slices.DeleteFunc(slices.Clone(sorted), func(x int) bool { return slices.Contains(gone, x) })
 		doubled := slices.ContainsFunc(put, func(x int) bool { return slices.Contains(kept, x) })
 		want := slices.Compact(slices.Sorted(slices.Values(slices.Concat(kept, put))))
-		got, ok := splice(sorted, gone, put, cmp.Compare[int])
+		got, ok := Splice(sorted, gone, put, cmp.Compare[int])
 		if ok == doubled || !slices.Equal(got, want) || !slices.Equal(sorted, before) {
 			t.Fatalf("got %v, %t, want %v, %t; the list became %v", got, ok, want, !doubled, sorted)
 		}
