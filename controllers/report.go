@@ -19,6 +19,9 @@ import (
 	"github.com/plainroute/plainroute/pkg/topology"
 )
 
+// settleAfter is when a pass follows one with many changes, whose notifications come first.
+const settleAfter = 10 * time.Millisecond
+
 // report publishes the outcome of a pass, and returns when the next one is due, 0: after the next change.
 func (r *NodeReconciler) report(ctx context.Context, p *pass) time.Duration {
 	outcome := r.ledger.Record(entry{
@@ -43,8 +46,18 @@ func (r *NodeReconciler) report(ctx context.Context, p *pass) time.Duration {
 	if r.Events != nil {
 		r.Events.Update(p.result)
 	}
+	settle := r.settleWait(p)
 	r.gc.AfterPass()
-	return idle.Soonest(r.retry(p), r.flaps.wait(), r.log.Wait(), formerPodsWait(p.result.Problems), wait)
+	return idle.Soonest(r.retry(p), r.flaps.wait(), r.log.Wait(), formerPodsWait(p.result.Problems), wait, settle)
+}
+
+// settleWait returns when to compute the desired state again after a pass that changed much, 0: not. That
+// pass finds nothing to do, and the next change costs only what it changes.
+func (r *NodeReconciler) settleWait(p *pass) time.Duration {
+	if r.ledger.incremental.Ready() || p.err != nil || len(p.done) == 0 {
+		return 0
+	}
+	return settleAfter
 }
 
 // addProblems adds the Problems that Desired did not find, and returns when to look for them again, 0: after

@@ -72,6 +72,18 @@ func (x *Incremental) Desired(opts Options, host Host, nodes []*Node, actual Sta
 	return next.desired, next.problems
 }
 
+// Ready prepares the next computation, and reports whether that can cost only what has changed. It
+// can't while the kernel differs from the last result, as it did before the first one was applied.
+func (x *Incremental) Ready() bool {
+	if x.last == nil || len(x.last.unsettled) > maxChanged {
+		return false
+	}
+	if x.index == nil {
+		x.index = newPeerIndex(x.last.opts, x.last.nodes)
+	}
+	return true
+}
+
 // Concerns returns what the function Concerns returns.
 func (x *Incremental) Concerns(opts Options, nodes []*Node) []netip.Prefix {
 	return x.concerns.of(opts, nodes)
