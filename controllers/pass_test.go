@@ -19,6 +19,7 @@ import (
 
 	"github.com/plainroute/plainroute/pkg/ratelog"
 	"github.com/plainroute/plainroute/pkg/status"
+	"github.com/plainroute/plainroute/pkg/topology"
 )
 
 // A single is an agent without an API server, with a clock of its own: the test sets its Nodes and starts each pass, and records
@@ -195,5 +196,61 @@ func checkStory(t *testing.T, name, got string) {
 	}
 	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
 		t.Errorf("%s (-) and what is shown (+):\n%s", file, diff)
+	}
+}
+
+// After many changes another pass follows at once, and finds nothing to do.
+func TestPassSettles(t *testing.T) {
+	s := newSingle(t, agentOptions{})
+	numbers := make([]int, 100)
+	for i := range numbers {
+		numbers[i] = i + 2
+	}
+	s.list(own(numbers...)...)
+	if wait := s.pass(); wait != settleAfter {
+		t.Errorf("after %d changes the next pass is due after %s", s.latest.Last().Pass.Changes, wait)
+	}
+	if wait := s.pass(); wait == settleAfter || s.latest.Last().Pass.Changes != 0 {
+		t.Errorf("after %d changes the next pass is due after %s", s.latest.Last().Pass.Changes, wait)
+	}
+	s.unset(peers(50)...)
+	if wait := s.pass(); wait == settleAfter || s.latest.Last().Pass.Changes == 0 {
+		t.Errorf("after %d changes the next pass is due after %s", s.latest.Last().Pass.Changes, wait)
+	}
+}
+
+// Routes of an earlier version are replaced, without a gap and without a confirmation.
+func TestRoutesOfAnEarlierVersion(t *testing.T) {
+	s := newSingle(t, agentOptions{host: func(h *memoryHost) {
+		for i := range 20 {
+			leaveBehind(i + 2)(h)
+			h.state.Routes[i].Metric = topology.MetricPeer
+		}
+		slices.SortFunc(h.state.Routes, topology.CompareRoutes)
+	}})
+	numbers := make([]int, 20)
+	for i := range numbers {
+		numbers[i] = i + 2
+	}
+	s.list(own(numbers...)...)
+	s.pass()
+	added := map[string]bool{}
+	for _, line := range s.host.since(0) {
+		op, route, _ := strings.Cut(line, " ")
+		subnet, rest, _ := strings.Cut(route, " ")
+		switch {
+		case op == "add":
+			added[subnet] = true
+		case op == "delete" && (!added[subnet] || !strings.HasSuffix(rest, "metric 2048")):
+			t.Error(line)
+		}
+	}
+	for _, r := range s.host.state.Routes {
+		if r.Type == topology.Unicast && r.Metric != topology.PeerMetric(r.Dst) {
+			t.Errorf("%q is still there", r)
+		}
+	}
+	if len(added) < 20 {
+		t.Errorf("added are %v", added)
 	}
 }

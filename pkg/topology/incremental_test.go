@@ -489,3 +489,25 @@ func BenchmarkRepair(b *testing.B) {
 		b.Error("nothing was incremental")
 	}
 }
+
+// After many changes one more computation prepares the next one for a change.
+func TestReady(t *testing.T) {
+	host, all := largeHost(), manyNodes(3*maxChanged)
+	opts := Options{NodeName: "node1", Bridge: Bridge, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/9")}}
+	var x Incremental
+	if x.Ready() {
+		t.Error("ready before the first computation")
+	}
+	desired, _ := x.Desired(opts, host, all, withKernel(State{}))
+	if x.Ready() {
+		t.Error("ready while the kernel has no route")
+	}
+	desired, _ = x.Desired(opts, host, all, withKernel(desired).After(desired))
+	if !x.Ready() || x.index == nil {
+		t.Error("not ready, although the kernel has all routes")
+	}
+	index := x.index
+	if x.Desired(opts, host, all[:len(all)-1], withKernel(desired).After(desired)); x.index != index {
+		t.Error("the removal of a Node was computed in full")
+	}
+}
