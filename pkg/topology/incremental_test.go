@@ -201,12 +201,8 @@ func TestIncrementalUpdates(t *testing.T) {
 		"a Node claims two subnets of others": {nodes: func(all []*Node) []*Node {
 			return append(all, &Node{Name: "wide", PodCIDRs: prefixes("10.128.6.0/23"), Addrs: all[9].Addrs})
 		}},
-		"a route is gone": {actual: func(s *State) { s.Routes = slices.Delete(slices.Clone(s.Routes), 7, 8) }},
-		"a route leads elsewhere": {actual: func(s *State) {
-			s.Routes = slices.Clone(s.Routes)
-			other := *s.Routes[7]
-			other.Via, s.Routes[7] = s.Routes[8].Via, &other
-		}},
+		"a route is gone":         {actual: func(s *State) { s.Routes = slices.Delete(slices.Clone(s.Routes), 7, 8) }},
+		"a route leads elsewhere": {actual: func(s *State) { s.divert(7, s.Routes[8].Via) }},
 		"a route to no Node's subnet": {actual: func(s *State) {
 			s.Routes = append(slices.Clone(s.Routes), &Route{Dst: netip.MustParsePrefix("10.255.0.0/24"), Metric: MetricPeer})
 		}},
@@ -488,6 +484,13 @@ func BenchmarkRepair(b *testing.B) {
 	if x.index == nil {
 		b.Error("nothing was incremental")
 	}
+}
+
+// divert has another program lead a route elsewhere.
+func (s *State) divert(i int, via netip.Addr) {
+	other := *s.Routes[i]
+	s.Routes, other.Via = slices.Clone(s.Routes), via
+	s.Routes[i] = &other
 }
 
 // After many changes one more computation prepares the next one for a change.

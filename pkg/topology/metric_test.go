@@ -42,9 +42,10 @@ func TestPeerMetricsDiffer(t *testing.T) {
 func TestRoutesOfAnEarlierVersion(t *testing.T) {
 	host := parseHost(t, defaultHost)
 	subnet := netip.MustParsePrefix("10.244.2.0/24")
-	nodes := append(goodNodes()[:1],
-		&Node{Name: "older", UID: "1", PodCIDRs: []netip.Prefix{subnet}, Addrs: []netip.Addr{netip.MustParseAddr("192.168.1.12")}},
-		&Node{Name: "younger", UID: "2", PodCIDRs: []netip.Prefix{subnet}, Addrs: []netip.Addr{netip.MustParseAddr("192.168.1.13")}})
+	nodes := slices.Concat(goodNodes()[:1], []*Node{
+		{Name: "older", UID: "1", PodCIDRs: []netip.Prefix{subnet}, Addrs: []netip.Addr{netip.MustParseAddr("192.168.1.12")}},
+		{Name: "younger", UID: "2", PodCIDRs: []netip.Prefix{subnet}, Addrs: []netip.Addr{netip.MustParseAddr("192.168.1.13")}},
+	})
 	for _, via := range []string{"192.168.1.12", "192.168.1.13"} {
 		former := &Route{Dst: subnet, Via: netip.MustParseAddr(via), Dev: "eth0", Protocol: Protocol, Metric: MetricPeer}
 		desired, _ := Desired(Options{NodeName: "node1", Bridge: Bridge}, host, nodes, withKernel(State{Routes: []*Route{former}}))
