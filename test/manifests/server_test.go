@@ -32,6 +32,7 @@ func TestServerTakesAll(t *testing.T) {
 		"kustomize, router":  kustomize(t, choice{resources: []string{"samples/router"}}),
 		"kustomize, viewer":  kustomize(t, choice{resources: []string{"samples/viewer"}}),
 		"kustomize, k3s":     kustomize(t, choice{resources: []string{"samples/k3s"}}),
+		"kustomize, rule":    kustomize(t, choice{resources: []string{"samples/node-readiness"}}),
 		"kustomize, default": kustomize(t, choice{resources: []string{"default"}, components: []string{"node-condition", "startup-taint", "metrics"}}),
 		"kustomize, remove":  kustomize(t, choice{resources: []string{"uninstall"}}),
 	} {
