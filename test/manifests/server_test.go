@@ -16,7 +16,7 @@ import (
 
 // everything turns on all features that are off by default.
 var everything = []string{
-	`clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
+	`clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "serviceCIDRObjects=true", "metrics.enabled=true",
 	"podMonitor.enabled=true", `podMonitor.metricRelabelings=[{"action":"keep"}]`, "prometheusRule.enabled=true", "grafanaDashboard.enabled=true", "dacOverride=true", `seLinuxOptions={"type":"spc_t"}`, `k8sServiceHost="192.168.1.1"`,
 	"installCNI.force=true", `image.pullSecrets=["one"]`, `podAnnotations={"a":"b"}`, `podLabels={"c":"d"}`, `extraArgs=["--mtu=1450"]`, "healthPort=9999", `extraEnv=[{"name":"GOGC","value":"50"}]`,
 }
