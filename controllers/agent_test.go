@@ -21,6 +21,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/nodestatus"
 	"github.com/plainroute/plainroute/pkg/problem"
 	"github.com/plainroute/plainroute/pkg/ratelog"
+	"github.com/plainroute/plainroute/pkg/servicecidr"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 	"github.com/plainroute/plainroute/test/apiserver"
@@ -54,6 +55,7 @@ type agentOptions struct {
 	memory *memoryNodes      // nil: Nodes come from the API server
 	writer bool              // it patches its Node in all ways
 	events *steppedEvents    // nil: it writes none
+	ranges bool              // it watches ServiceCIDRs
 	log    *ratelog.Log      // nil: one with the machine's clock
 	clock  func() time.Time  // of how long the runtime has had no network; nil: the machine's
 }
@@ -110,6 +112,11 @@ func newAgent(t *testing.T, o agentOptions) *agent {
 		}
 		a.writer = &recordedWriter{Writer: writer}
 		r.NodeStatus = a.writer
+	}
+	if o.ranges {
+		if r.Services, err = servicecidr.New(o.config, opts.ClusterCIDRs); err != nil {
+			t.Fatal(err)
+		}
 	}
 	a.loop = r
 	a.server = (&status.Server{

@@ -86,6 +86,14 @@ type EventWriter interface {
 	Update(*status.Result)
 }
 
+// ServiceRanges keeps the cluster's ranges of Services, beside the loop.
+type ServiceRanges interface {
+	// Run keeps them up to date until ctx ends, and calls notify when the result of Ranges changes.
+	Run(ctx context.Context, notify func())
+	// Ranges returns the ranges, nil: they are unknown; and what is wrong with them.
+	Ranges() ([]netip.Prefix, []problem.Problem)
+}
+
 // NodeReconciler applies to this host what follows from the Nodes.
 type NodeReconciler struct {
 	Options   topology.Options
@@ -97,9 +105,10 @@ type NodeReconciler struct {
 	Metrics   *Metrics
 	Version   string
 
-	ConfigPath string      // the path of our CNI config, as operators see it; empty on a router
-	NodeStatus NodeStatus  // may be nil
-	Events     EventWriter // may be nil
+	ConfigPath string        // the path of our CNI config, as operators see it; empty on a router
+	NodeStatus NodeStatus    // may be nil
+	Events     EventWriter   // may be nil
+	Services   ServiceRanges // takes the place of Options.ServiceCIDRs once it has ranges; may be nil
 
 	running atomic.Pointer[time.Time] // start of the running pass
 	ledger  ledger
@@ -141,6 +150,9 @@ func (r *NodeReconciler) Run(ctx context.Context) error {
 	}
 	if r.Events != nil {
 		run(r.Events.Run)
+	}
+	if r.Services != nil {
+		run(func(ctx context.Context) { r.Services.Run(ctx, func() { idle.Signal(news) }) })
 	}
 	// Nothing waits for its end: between two lists the reflector waits up to 30 s, also once ctx has ended.
 	go r.Nodes.Run(ctx, func() { idle.Signal(nodeNews) })
@@ -215,6 +227,11 @@ func (r *NodeReconciler) Reconcile(ctx context.Context) time.Duration {
 func (r *NodeReconciler) begin() *pass {
 	p := &pass{begin: time.Now(), view: r.Nodes.View()}
 	r.running.Store(&p.begin)
+	if r.Services != nil {
+		if ranges, _ := r.Services.Ranges(); ranges != nil {
+			r.Options.ServiceCIDRs = ranges
+		}
+	}
 	last := r.Latest.Last()
 	p.result = &status.Result{
 		Version: r.Version, Node: r.Options.NodeName, Nodes: p.view.Nodes,

@@ -68,6 +68,8 @@ func (f failure) remediation() string {
 		return "Make room: the file system is full."
 	case !file && errors.Is(f.err, syscall.EPERM):
 		return "Give the agent CAP_NET_ADMIN in the host's network namespace."
+	case f.reason == problem.TunnelFailed && errors.Is(f.err, syscall.EOPNOTSUPP):
+		return "Load the kernel's module vxlan, or use a kernel built with CONFIG_VXLAN."
 	case !file && errors.Is(f.err, syscall.EOPNOTSUPP):
 		return "Load the kernel's module that has the feature, or use a kernel with it."
 	}

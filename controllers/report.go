@@ -71,6 +71,10 @@ func (r *NodeReconciler) addProblems(p *pass) time.Duration {
 	if r.NodeStatus != nil {
 		*all = append(*all, r.NodeStatus.Problems()...)
 	}
+	if r.Services != nil {
+		_, problems := r.Services.Ranges()
+		*all = append(*all, problems...)
+	}
 	unread, wait := r.unread.problem(p.result, p.view.Own, r.ConfigPath)
 	*all = append(*all, unread...)
 	slices.SortFunc(*all, problem.Problem.Compare)

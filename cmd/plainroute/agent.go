@@ -28,6 +28,7 @@ import (
 	"github.com/plainroute/plainroute/pkg/nodes"
 	"github.com/plainroute/plainroute/pkg/nodestatus"
 	"github.com/plainroute/plainroute/pkg/nslock"
+	"github.com/plainroute/plainroute/pkg/servicecidr"
 	"github.com/plainroute/plainroute/pkg/status"
 	"github.com/plainroute/plainroute/pkg/topology"
 )
@@ -39,6 +40,7 @@ type agentFlags struct {
 	level                 slog.Level
 	resync                time.Duration
 	nodeCondition, events bool
+	serviceCIDRObjects    bool
 }
 
 func agentCommand() *cobra.Command {
@@ -83,6 +85,7 @@ func (f *agentFlags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.nodeCondition, "node-condition", false, "once ready, keep the condition NetworkUnavailable of this agent's Node at False")
 	fs.StringVar(&f.startupTaint, "startup-taint", "", "once ready, remove the taint with this key from this agent's Node")
 	fs.BoolVar(&f.events, "events", true, "record this node's problems as Events on its Node")
+	fs.BoolVar(&f.serviceCIDRObjects, "service-cidr-objects", false, "watch the cluster's ServiceCIDRs, whose ranges take the place of those of --service-cidr once they are read")
 	choose(cmd, &f.logFormat, "log-format", "", "text or json", "text", "json")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	offer(cmd, "log-level", "debug", "info", "warn", "error")
@@ -209,7 +212,7 @@ func (f *agentFlags) manage(ctx context.Context, config *rest.Config, opts topol
 		Options: opts, Nodes: source, Dataplane: kernel, Watcher: kernel, Resync: f.resync,
 		Latest: latest, Metrics: controllers.NewMetrics(registry, build, latest, source.Health), Version: version,
 	}
-	if err := f.addWriters(reconciler, config); err != nil {
+	if err := f.addClients(reconciler, config); err != nil {
 		return err
 	}
 	if !opts.Router {
@@ -245,9 +248,9 @@ func (f *agentFlags) leaseCollector(kernel *dataplane.Kernel) task {
 	}
 }
 
-// addWriters adds the writers of the condition, the taint and Events that the flags ask for. A
-// router has no Node for Events.
-func (f *agentFlags) addWriters(r *controllers.NodeReconciler, config *rest.Config) error {
+// addClients adds the writers of the condition, the taint and Events, and the source of ServiceCIDRs, that
+// the flags ask for. A router has no Node for Events.
+func (f *agentFlags) addClients(r *controllers.NodeReconciler, config *rest.Config) error {
 	if f.nodeCondition || f.startupTaint != "" {
 		writer, err := nodestatus.NewWriter(config, r.Options.NodeName, f.nodeCondition, f.startupTaint)
 		if err != nil {
@@ -261,6 +264,13 @@ func (f *agentFlags) addWriters(r *controllers.NodeReconciler, config *rest.Conf
 			return err
 		}
 		r.Events = events
+	}
+	if f.serviceCIDRObjects {
+		source, err := servicecidr.New(config, r.Options.ClusterCIDRs)
+		if err != nil {
+			return err
+		}
+		r.Services = source
 	}
 	return nil
 }

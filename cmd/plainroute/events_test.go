@@ -17,7 +17,7 @@ func TestWhoWritesEvents(t *testing.T) {
 	for _, c := range []struct{ asked, router, want bool }{{true, false, true}, {false, false, false}, {true, true, false}} {
 		f := &agentFlags{events: c.asked}
 		r := &controllers.NodeReconciler{Options: topology.Options{NodeName: "node1", Router: c.router}}
-		err := f.addWriters(r, &rest.Config{Host: "192.168.1.1"})
+		err := f.addClients(r, &rest.Config{Host: "192.168.1.1"})
 		if got := r.Events != nil; err != nil || got != c.want || r.NodeStatus != nil {
 			t.Errorf("%+v: %t, %v", c, got, err)
 		}

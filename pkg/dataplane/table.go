@@ -102,7 +102,7 @@ func (k *Kernel) changeTable(c plan.Change) error {
 		case plan.Table:
 			if c.Op == plan.Delete {
 				err = k.deleteTable()
-			} else {
+			} else if err = k.lacksNFT(); err == nil {
 				err = k.writeTable(o.Masquerade)
 			}
 		}
@@ -111,6 +111,20 @@ func (k *Kernel) changeTable(c plan.Change) error {
 		return nil
 	}
 	return fmt.Errorf("changing nftables table %s: %w%s", topology.Table, err, missing(err))
+}
+
+// lacksNFT returns errNoNFT if nfnetlink is there without nf_tables. It would answer a whole transaction
+// with a single error (nfnetlink_rcv_batch), and google/nftables would wait for one to each message
+// forever.
+func (k *Kernel) lacksNFT() error {
+	if k.masquerade != nil {
+		return nil
+	}
+	_, err := k.generation()
+	if errors.Is(err, errNoNFT) {
+		return err
+	}
+	return nil
 }
 
 // missing explains what a kernel lacks that refuses our table.

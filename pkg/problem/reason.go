@@ -39,6 +39,7 @@ const (
 	PruneHeld        Reason = "PruneHeld"        // removals wait until the list of Nodes is confirmed
 	SubnetChanged    Reason = "SubnetChanged"    // pods still have addresses of a former pod subnet
 	NodeUpdateFailed Reason = "NodeUpdateFailed" // our own Node's condition or taint can't be set, or does not stay set
+	ServicesUnread   Reason = "ServicesUnread"   // the cluster's ServiceCIDRs can't be read, or one is left out
 	PodNetworkReady  Reason = "PodNetworkReady"  // an Event only: all problems that Events reported are solved
 	Contested        Reason = "Contested"        // another program keeps reverting our changes
 )

@@ -224,6 +224,11 @@ var registry = map[Reason]entry{
 		remediation: "Let the agent patch its own Node as the chart's values nodeCondition and startupTaint do, or leave " +
 			"--node-condition and --startup-taint out.",
 	},
+	ServicesUnread: {
+		scope: OfHost, event: true,
+		remediation: "Let the agent list and watch ServiceCIDRs as the chart's value serviceCIDRObjects does, and choose ranges of Services " +
+			"outside the pods'. The API has ServiceCIDRs since Kubernetes 1.33; before that, use --service-cidr alone.",
+	},
 	Contested: {
 		scope: OfHost, blocks: may, ready: "uncontested", event: true,
 		remediation: "Find the program that reverts it (ip monitor, nft monitor, auditctl) and configure it to leave plainroute's " +

@@ -12,7 +12,7 @@ import (
 )
 
 // harmless are Reasons of this node that never keep it from being ready.
-var harmless = []problem.Reason{problem.HostUnseen, problem.NodeUpdateFailed, problem.RouteKept, problem.RangeOverlap, problem.SubnetFull, problem.CNIPluginRefused, problem.TunnelConflict}
+var harmless = []problem.Reason{problem.HostUnseen, problem.NodeUpdateFailed, problem.ServicesUnread, problem.RouteKept, problem.RangeOverlap, problem.SubnetFull, problem.CNIPluginRefused, problem.TunnelConflict}
 
 // Each Reason of this node fails at most one condition, and no Reason of a peer fails any.
 func TestReasonsHaveOneCondition(t *testing.T) {

@@ -35,13 +35,16 @@ type writes struct {
 
 // start starts a program in a namespace.
 func (w *writes) start(n *netlab.Namespace, cmd *exec.Cmd) error {
-	return seccomp.Supervise(cmd, func() error { return n.Do(cmd.Start) }, func(change string) bool {
-		if w.count.Add(1) != w.until {
-			return true
-		}
-		w.before.Store(&change)
-		return false
-	})
+	return seccomp.Supervise(cmd, func() error { return n.Do(cmd.Start) }, w.allow)
+}
+
+// allow reports whether a write may be made: unless it is the one before which the program is killed.
+func (w *writes) allow(change string) bool {
+	if w.count.Add(1) != w.until {
+		return true
+	}
+	w.before.Store(&change)
+	return false
 }
 
 // killedBefore is the write; empty: the program made fewer, and ended.
@@ -54,9 +57,12 @@ func (w *writes) killedBefore() string {
 
 // crash kills a program before each of its writes, one after the other, until it makes all of them. run runs it once, and after puts
 // all in order, which it checks.
-func crash(t *testing.T, run func(*writes), after func()) {
+func crash(t *testing.T, run func(*writes), after func()) { t.Helper(); crashAt(t, *every, run, after) }
+
+// crashAt is crash with a step of its own: 1 is at each write.
+func crashAt(t *testing.T, step int64, run func(*writes), after func()) {
 	t.Helper()
-	for until := int64(1); ; until += *every {
+	for until := int64(1); ; until += step {
 		w := &writes{until: until}
 		run(w)
 		before := w.killedBefore()
@@ -66,7 +72,7 @@ func crash(t *testing.T, run func(*writes), after func()) {
 		t.Logf("killed before write %d: %s", until, before)
 		after()
 		if t.Failed() || before == "" {
-			t.Logf("%d writes, killed at one in %d", w.count.Load(), *every)
+			t.Logf("%d writes, killed at one in %d", w.count.Load(), step)
 			return
 		}
 	}

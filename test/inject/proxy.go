@@ -24,7 +24,7 @@ import (
 
 // Proxy is a proxy to the API server that injects faults into requests and answers. Unlike a Gate
 // it reads requests and answers: it ends TLS with a certificate of its own, and sends every request
-// as the agents' user.
+// as the agents' user, or as another one.
 type Proxy struct {
 	kubeconfig string
 	server     http.RoundTripper
@@ -73,6 +73,12 @@ func NewProxy(c *nodelab.Cluster, port int) (*Proxy, error) {
 		return nil, fmt.Errorf("loading the proxy's certificate: %w", err)
 	}
 	return p, p.listen(port, pair)
+}
+
+// As sends requests as another user from now on, the one of a config.
+func (p *Proxy) As(config *rest.Config) (err error) {
+	p.server, err = rest.TransportFor(config)
+	return err
 }
 
 // headerTimeout bounds the headers of a request.

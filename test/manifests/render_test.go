@@ -48,9 +48,9 @@ func choices() []choice {
 		},
 		{
 			name: "everything", resources: []string{"default", "prometheus"},
-			components: []string{"node-condition", "startup-taint", "metrics", "firewall-plugin", "resolv-conf", "cross-subnet"},
+			components: []string{"node-condition", "startup-taint", "metrics", "firewall-plugin", "resolv-conf", "cross-subnet", "service-cidrs"},
 			values: []string{
-				`clusterCIDR=["10.244.0.0/16","fd00:10:244::/48"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
+				`clusterCIDR=["10.244.0.0/16","fd00:10:244::/48"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true", "serviceCIDRObjects=true",
 				"podMonitor.enabled=true", "prometheusRule.enabled=true", "masquerade=false", "firewallPlugin=true", `resolvConf={"hostDir":"/run/systemd/resolve"}`, `nodeCIDR=["192.168.1.0/24"]`,
 				`encapsulation="cross-subnet"`, "uninstall.enabled=false",
 			},

@@ -35,7 +35,8 @@ func TestRightsAreFew(t *testing.T) {
 		{name: "no Events", values: []string{"events=false"}},
 		{name: "node condition", values: []string{"nodeCondition=true"}, more: []string{"cluster: patch nodes/status", events}},
 		{name: "start-up taint", values: []string{`startupTaint="plainroute/starting"`}, more: []string{"cluster: patch nodes", events}},
-		{name: "everything", values: everything, more: []string{"cluster: patch nodes", "cluster: patch nodes/status", events}},
+		{name: "ServiceCIDRs", values: []string{"serviceCIDRObjects=true"}, more: []string{"cluster: list watch servicecidrs networking.k8s.io", events}},
+		{name: "everything", values: everything, more: []string{"cluster: list watch servicecidrs networking.k8s.io", "cluster: patch nodes", "cluster: patch nodes/status", events}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			all := helm(t, append([]string{`clusterCIDR=["10.244.0.0/16"]`}, test.values...)...)

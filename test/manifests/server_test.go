@@ -16,7 +16,7 @@ import (
 
 // everything turns on all features that are off by default.
 var everything = []string{
-	`clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "metrics.enabled=true",
+	`clusterCIDR=["10.244.0.0/16"]`, "nodeCondition=true", `startupTaint="plainroute/starting"`, "serviceCIDRObjects=true", "metrics.enabled=true",
 	"podMonitor.enabled=true", `podMonitor.metricRelabelings=[{"action":"keep"}]`, "prometheusRule.enabled=true", "grafanaDashboard.enabled=true", "dacOverride=true", `seLinuxOptions={"type":"spc_t"}`, `k8sServiceHost="192.168.1.1"`,
 	"installCNI.force=true", `image.pullSecrets=["one"]`, `podAnnotations={"a":"b"}`, `podLabels={"c":"d"}`, `extraArgs=["--mtu=1450"]`, "healthPort=9999", `extraEnv=[{"name":"GOGC","value":"50"}]`,
 }
@@ -32,6 +32,7 @@ func TestServerTakesAll(t *testing.T) {
 		"kustomize, router":  kustomize(t, choice{resources: []string{"samples/router"}}),
 		"kustomize, viewer":  kustomize(t, choice{resources: []string{"samples/viewer"}}),
 		"kustomize, k3s":     kustomize(t, choice{resources: []string{"samples/k3s"}}),
+		"kustomize, rule":    kustomize(t, choice{resources: []string{"samples/node-readiness"}}),
 		"kustomize, default": kustomize(t, choice{resources: []string{"default"}, components: []string{"node-condition", "startup-taint", "metrics"}}),
 		"kustomize, remove":  kustomize(t, choice{resources: []string{"uninstall"}}),
 	} {

@@ -90,6 +90,7 @@ var others = map[string]string{
 	"resources":                    `{"limits":{"memory":"512Mi"}}`,
 	"seLinuxOptions":               `{"type":"spc_t","level":"s0:c1,c2"}`,
 	"serviceCIDR":                  `["10.96.0.0/16","fd00:10:96::/112"]`,
+	"serviceCIDRObjects":           `true`,
 	"resolvConf.hostDir":           `"/run/systemd/resolve"`,
 	"startupTaint":                 `"example.com/no-network"`,
 	"tolerations":                  `[{"key":"a","operator":"Exists"}]`,
