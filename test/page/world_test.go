@@ -35,7 +35,7 @@ func result(nodes int) *status.Result {
 	for i := 1; i <= nodes; i++ {
 		r.Nodes = append(r.Nodes, &topology.Node{Name: fmt.Sprintf("node-%d", i), PodCIDRs: []netip.Prefix{subnet(i)}, Addrs: []netip.Addr{address(i)}})
 		if i > 1 {
-			r.Desired.Routes = append(r.Desired.Routes, topology.Route{Dst: subnet(i), Via: address(i), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(subnet(i))})
+			r.Desired.Routes = append(r.Desired.Routes, &topology.Route{Dst: subnet(i), Via: address(i), Dev: "eth0", Protocol: topology.Protocol, Metric: topology.PeerMetric(subnet(i))})
 		}
 	}
 	for i := range 32 {
