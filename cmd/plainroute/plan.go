@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -104,18 +105,18 @@ func (f *planFlags) run(cmd *cobra.Command, _ []string) error {
 
 // nodes reads the Nodes, without those of --ignore-nodes, sorted by name.
 func (f *planFlags) nodes(ctx context.Context, stdin io.Reader) ([]*topology.Node, error) {
-	objects, err := f.objects(ctx, stdin)
+	var nodes []*topology.Node
+	err := f.eachObject(ctx, stdin, func(object *corev1.Node) error {
+		if len(validation.IsDNS1123Subdomain(object.Name)) > 0 {
+			return fmt.Errorf("the input has a Node with the invalid name %q", object.Name)
+		}
+		if f.ignoreNodesSelector == nil || !f.ignoreNodesSelector.Matches(labels.Set(object.Labels)) {
+			nodes = append(nodes, topology.NodeFrom(object))
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
-	}
-	var nodes []*topology.Node
-	for i := range objects {
-		if len(validation.IsDNS1123Subdomain(objects[i].Name)) > 0 {
-			return nil, fmt.Errorf("the input has a Node with the invalid name %q", objects[i].Name)
-		}
-		if f.ignoreNodesSelector == nil || !f.ignoreNodesSelector.Matches(labels.Set(objects[i].Labels)) {
-			nodes = append(nodes, topology.NodeFrom(&objects[i]))
-		}
 	}
 	if len(nodes) == 0 {
 		return nil, errors.New("the input has no Nodes")
@@ -129,80 +130,83 @@ func (f *planFlags) nodes(ctx context.Context, stdin io.Reader) ([]*topology.Nod
 	return nodes, nil
 }
 
-func (f *planFlags) objects(ctx context.Context, stdin io.Reader) ([]corev1.Node, error) {
+// eachObject calls do with each Node of the input, of which there may be many.
+func (f *planFlags) eachObject(ctx context.Context, stdin io.Reader, do func(*corev1.Node) error) error {
 	switch f.file {
 	case "":
-		return f.fromCluster(ctx)
+		return f.eachOfCluster(ctx, do)
 	case "-":
-		return readNodes(stdin)
+		return readNodes(stdin, do)
 	}
 	file, err := os.Open(f.file)
 	if err != nil {
-		return nil, fmt.Errorf("reading Nodes: %w", err)
+		return fmt.Errorf("reading Nodes: %w", err)
 	}
 	defer file.Close()
-	return readNodes(file)
+	return readNodes(file, do)
 }
 
-func (f *planFlags) fromCluster(ctx context.Context) ([]corev1.Node, error) {
+func (f *planFlags) eachOfCluster(ctx context.Context, do func(*corev1.Node) error) error {
 	client, err := clientOf(f.kubeconfig)
 	if err != nil {
-		return nil, fmt.Errorf("%w; or give --filename FILE", err)
+		return fmt.Errorf("%w; or give --filename FILE", err)
 	}
 	list, err := client.Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("listing Nodes: %w", err)
+		return fmt.Errorf("listing Nodes: %w", err)
 	}
-	return list.Items, nil
+	for i := range list.Items {
+		if err := do(&list.Items[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readNodes reads YAML documents or JSON values, each a Node or a list with Nodes.
-func readNodes(r io.Reader) ([]corev1.Node, error) {
-	var nodes []corev1.Node
+func readNodes(r io.Reader, do func(*corev1.Node) error) error {
 	documents := yaml.NewYAMLOrJSONDecoder(r, 4096)
 	for {
 		var raw json.RawMessage
 		err := documents.Decode(&raw)
 		if errors.Is(err, io.EOF) {
-			return nodes, nil
+			return nil
 		}
-		var some []corev1.Node
 		if err == nil && len(raw) > 0 && string(raw) != "null" {
-			some, err = nodesOf(raw)
+			err = eachNode(raw, do)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading Nodes: %w", err)
+			return fmt.Errorf("reading Nodes: %w", err)
 		}
-		nodes = append(nodes, some...)
 	}
 }
 
-func nodesOf(raw json.RawMessage) ([]corev1.Node, error) {
+func eachNode(raw json.RawMessage, do func(*corev1.Node) error) error {
 	var list struct {
 		Kind  string            `json:"kind"`
 		Items []json.RawMessage `json:"items"`
 	}
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return nil, err
+		return err
 	}
 	switch list.Kind {
 	case "Node":
 		list.Items = []json.RawMessage{raw}
 	case "List", "NodeList":
 	default:
-		return nil, fmt.Errorf("found a %q where a Node or a list of Nodes is expected", list.Kind)
+		return fmt.Errorf("found a %q where a Node or a list of Nodes is expected", list.Kind)
 	}
-	var nodes []corev1.Node
 	for _, item := range list.Items {
 		var node corev1.Node
-		if err := json.Unmarshal(item, &node); err != nil {
-			return nil, fmt.Errorf("reading a Node: %w", err)
+		err := json.Unmarshal(item, &node)
+		if err == nil && (node.Kind == "Node" || node.Kind == "" && list.Kind == "NodeList") {
+			err = do(&node)
 		}
-		if node.Kind == "Node" || node.Kind == "" && list.Kind == "NodeList" {
-			nodes = append(nodes, node)
+		if err != nil {
+			return fmt.Errorf("reading a Node: %w", err)
 		}
 	}
-	return nodes, nil
+	return nil
 }
 
 // plans computes the desired state of each node, or of the one that --node names.
@@ -282,21 +286,20 @@ func freshState(bridge string, host topology.Host) topology.State {
 
 // print prints the plan as shell commands.
 func (p nodePlan) print(w io.Writer) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Node %s\n", p.Node)
-	problem.Printer{All: true, Prefix: "# "}.Print(&b, problem.Grouped(p.Problems))
+	b := bufio.NewWriter(w)
+	fmt.Fprintf(b, "# Node %s\n", p.Node)
+	problem.Printer{All: true, Prefix: "# "}.Print(b, problem.Grouped(p.Problems))
 	for _, change := range plan.Diff(p.State, topology.State{}) {
 		if conf, ok := change.Object.(plan.Config); ok {
 			text, err := cni.Render(*conf.CNI)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(&b, "cat >/etc/cni/net.d/%s <<'EOF'\n%sEOF\n", topology.Conflist, text)
+			fmt.Fprintf(b, "cat >/etc/cni/net.d/%s <<'EOF'\n%sEOF\n", topology.Conflist, text)
 			continue
 		}
-		fmt.Fprintln(&b, change)
+		fmt.Fprintln(b, change)
 	}
-	b.WriteString("\n")
-	_, err := io.WriteString(w, b.String())
-	return err
+	fmt.Fprintln(b)
+	return b.Flush()
 }
