@@ -106,7 +106,7 @@ func TestChangeOfSetsIsKept(t *testing.T) {
 	before := &topology.Masquerade{Bridge: "br0", Cluster: prefixes("10.1.0.0/24", "10.3.0.0/24"), Nodes: addrs("192.168.1.12", "192.168.1.14")}
 	after := changed(before, plan.SetChange{
 		DeleteCluster: prefixes("10.3.0.0/24"), AddCluster: prefixes("10.0.0.0/16", "10.1.0.0/16"),
-		DeleteNodes: addrs("192.168.1.14"), AddNodes: addrs("192.168.1.13", "192.168.1.11"),
+		DeleteNodes: addrs("192.168.1.14"), AddNodes: addrs("192.168.1.11", "192.168.1.13"),
 	})
 	want := &topology.Masquerade{Bridge: "br0", Cluster: prefixes("10.0.0.0/16", "10.1.0.0/16"), Nodes: addrs("192.168.1.11", "192.168.1.12", "192.168.1.13")}
 	if !reflect.DeepEqual(after, want) {

@@ -113,7 +113,7 @@ func (k *Kernel) changeTable(c plan.Change) error {
 	return fmt.Errorf("changing nftables table %s: %w%s", topology.Table, err, missing(err))
 }
 
-// lacksNFT returns errNoNFT if nfnetlink is there without nf_tables. It would answer a whole transaction
+// lacksNFT returns an error, errNoNFT, if nfnetlink is there without nf_tables. It would answer a whole transaction
 // with a single error (nfnetlink_rcv_batch), and google/nftables would wait for one to each message
 // forever.
 func (k *Kernel) lacksNFT() error {
@@ -121,10 +121,7 @@ func (k *Kernel) lacksNFT() error {
 		return nil
 	}
 	_, err := k.generation()
-	if errors.Is(err, errNoNFT) {
-		return err
-	}
-	return nil
+	return err
 }
 
 // missing explains what a kernel lacks that refuses our table.

@@ -32,8 +32,8 @@ func (t Table) command(op Op) string {
 // lacks.
 type Sets struct{ *SetChange }
 
-// SetChange is a change of the elements of our sets. Deletions come first, because intervals must
-// not overlap at any moment.
+// SetChange is a change of the elements of our sets, each list sorted. Deletions come first, because
+// intervals must not overlap at any moment.
 type SetChange struct {
 	DeleteCluster, AddCluster []netip.Prefix
 	DeleteNodes, AddNodes     []netip.Addr
